@@ -1,0 +1,174 @@
+"""The hooks that a plugin may implement: what each is for, when it is called and in which process.
+
+A plugin is a module (or an object) with functions of these names, marked with ``@hookimpl``; it defines those that it
+needs and takes the arguments that it needs. All hooks are plain functions and must not block.
+
+Each plugin is called apart from the others, so one's failure is not another's. Two kinds:
+
+* Registering hooks (``register_...``, ``detect_resources``) return what the plugin offers. They are called at most once
+  in a process, when something of their kind is first asked for. One that raises, or returns what does not satisfy the
+  contract, ends the program with a PluginError that names plugin and hook.
+* News hooks (past tense) return nothing. One that raises, or takes more than a second, is reported once on stderr with
+  plugin, hook and place, and that plugin's hook is not called again in this run. Nothing else is disturbed.
+
+No hook is called per message: the objects that are registered do the hot work. Arguments may be added to a hook later,
+none is ever renamed or removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from constellation.core.contracts import Launcher, NodeView, Scheduler, Serializer, Transport
+    from constellation.core.pid import Pid
+    from constellation.core.resources import Resources
+    from constellation.core.status import ExitStatus
+
+hookspec = pluggy.HookspecMarker("constellation")
+hookimpl = pluggy.HookimplMarker("constellation")
+
+
+# -- What a plugin offers ----------------------------------------------------------------------------------------------
+
+
+@hookspec
+def register_transports(options: Mapping[str, str]) -> list[Transport]:  # type: ignore[empty-body]  # a specification
+    """Offer ways to carry bytes between two processes.
+
+    Called in the fabric (which makes the pairs) and in every user process (which adopts its end), when the first link
+    is made; both must offer the same transport.
+
+    :param options: What was given to this plugin as ``--plugin-option NAME.KEY=VALUE``, by KEY.
+    :returns: One object per transport; its ``name`` is what ``init(transport=...)`` selects.
+    """
+
+
+@hookspec
+def register_serializers(options: Mapping[str, str]) -> list[Serializer]:  # type: ignore[empty-body]  # a specification
+    """Offer ways to turn values into bytes.
+
+    Called in every user process, when the first value is sent or received. Never called in the fabric, which does not
+    look into values.
+
+    :param options: What was given to this plugin as ``--plugin-option NAME.KEY=VALUE``, by KEY.
+    :returns: One object per serializer; its ``name`` is what ``init(serializer=...)`` selects.
+    """
+
+
+@hookspec
+def register_schedulers(options: Mapping[str, str]) -> list[Scheduler]:  # type: ignore[empty-body]  # a specification
+    """Offer ways to choose a node for a demand.
+
+    Called in the master (in local mode: the fabric), when it starts.
+
+    :param options: What was given to this plugin as ``--plugin-option NAME.KEY=VALUE``, by KEY.
+    :returns: One object per scheduler; its ``name`` is what ``init(scheduler=...)`` selects.
+    """
+
+
+@hookspec
+def register_launchers(options: Mapping[str, str]) -> list[Launcher]:  # type: ignore[empty-body]  # a specification
+    """Offer ways to start nodes on somebody else's engine (ssh, Slurm, containers).
+
+    Called in the command line, when a launcher is named.
+
+    :param options: What was given to this plugin as ``--plugin-option NAME.KEY=VALUE``, by KEY.
+    :returns: One object per launcher; its ``name`` is what selects it.
+    """
+
+
+@hookspec
+def register_commands(cli: click.Group) -> None:
+    """Add commands to ``constellation``.
+
+    Called in the command line only, when a command is named that is not built in, and for ``constellation --help``.
+    A built-in command cannot be replaced.
+
+    :param cli: The group to add to, as in ``@cli.command()``.
+    """
+
+
+@hookspec
+def detect_resources() -> Mapping[str, float]:  # type: ignore[empty-body]  # a specification
+    """Say what this computer has beside memory and cores, such as ``{"gpu": 2}``.
+
+    Called in the node (in local mode: the fabric, where no capacity is given by hand), once, before it joins.
+
+    :returns: Custom amounts by name. Two plugins that name the same resource: PluginError.
+    """
+
+
+# -- News --------------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def deployment_started(first: Pid, program: Sequence[str]) -> None:
+    """A deployment has begun: its first process is about to leave ``init()``.
+
+    Called in the bridge (in local mode: the fabric), before the first process's `process_spawned`.
+
+    :param first: The first process; its Pid names the deployment.
+    :param program: The command line of the program, as ``sys.orig_argv`` gives it.
+    """
+
+
+@hookspec
+def process_spawned(pid: Pid, parent: Pid | None, function: str, node: str, resources: Resources) -> None:
+    """A process runs; its spawner is being told.
+
+    Called in the node that runs it (in local mode: the fabric).
+
+    :param pid: The new process.
+    :param parent: The process that spawned it, or None for the first one.
+    :param function: ``module:qualified name`` of what it runs.
+    :param node: Name of the node.
+    :param resources: Its demand.
+    """
+
+
+@hookspec
+def process_exited(status: ExitStatus) -> None:
+    """A process has ended, and its output up to then has been read.
+
+    Called in the node that ran it (in local mode: the fabric), before those who watch it are told.
+
+    :param status: Its death certificate; ``status.pid`` is the process.
+    """
+
+
+@hookspec
+def node_joined(node: NodeView) -> None:
+    """A node may be used from now on.
+
+    Called in the master (in local mode: the fabric, once, for its only node), after the scheduler has been told.
+
+    :param node: The node with its capacity.
+    """
+
+
+@hookspec
+def node_lost(node: NodeView, reason: str) -> None:
+    """A node is not used any more: it has left, or its lease has run out.
+
+    Called in the master, after the scheduler has been told.
+
+    :param node: The node as it was last known.
+    :param reason: One sentence.
+    """
+
+
+@hookspec
+def deployment_ended(first: Pid, code: int) -> None:
+    """The last process of a deployment has ended and all its output has been shown.
+
+    Called in the bridge (in local mode: the fabric, right before it ends).
+
+    :param first: The first process, as in `deployment_started`.
+    :param code: The exit code of the whole run.
+    """

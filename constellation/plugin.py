@@ -1,0 +1,53 @@
+"""What the author of a plugin imports: the hook marker, the contracts, and the types that they speak of.
+
+A plugin is a module with functions marked ``@hookimpl``, named after the hooks in `constellation.core.hooks`:
+
+    from constellation.plugin import Scheduler, hookimpl
+
+    @hookimpl
+    def register_schedulers() -> list[Scheduler]:
+        return [FirstNode()]
+
+and an entry point of the group ``constellation`` that points to it, or its dotted name given to ``--plugin``.
+This module imports no socket and starts nothing.
+"""
+
+from constellation.core.contracts import CONTRACT_VERSION as CONTRACT_VERSION
+from constellation.core.contracts import Buffer as Buffer
+from constellation.core.contracts import Launcher as Launcher
+from constellation.core.contracts import Link as Link
+from constellation.core.contracts import NodeView as NodeView
+from constellation.core.contracts import Scheduler as Scheduler
+from constellation.core.contracts import Serializer as Serializer
+from constellation.core.contracts import Transport as Transport
+from constellation.core.errors import ConstellationError as ConstellationError
+from constellation.core.errors import HandshakeError as HandshakeError
+from constellation.core.errors import Infeasible as Infeasible
+from constellation.core.errors import PluginError as PluginError
+from constellation.core.errors import SerializationError as SerializationError
+from constellation.core.errors import UsageError as UsageError
+from constellation.core.hooks import hookimpl as hookimpl
+from constellation.core.pid import Pid as Pid
+from constellation.core.resources import Resources as Resources
+from constellation.core.status import ExitStatus as ExitStatus
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "Buffer",
+    "ConstellationError",
+    "ExitStatus",
+    "HandshakeError",
+    "Infeasible",
+    "Launcher",
+    "Link",
+    "NodeView",
+    "Pid",
+    "PluginError",
+    "Resources",
+    "Scheduler",
+    "SerializationError",
+    "Serializer",
+    "Transport",
+    "UsageError",
+    "hookimpl",
+]
