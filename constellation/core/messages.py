@@ -1,0 +1,235 @@
+"""Control messages between a node, its templates and its processes.
+
+Each travels as one packet on a SOCK_SEQPACKET socketpair: msgpack of ``[number, field, ...]``, descriptors beside it by
+SCM_RIGHTS. This module knows the schema and does no I/O: `fields_of` gives plain values, `read` checks the number, the
+count and the type of every field and makes the record. Never pickle; a payload in `Spawn` and `Fork` is opaque bytes to
+everybody but the process that runs it. Pids travel as 32 bytes, Resources and ExitStatus as their fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+PAYLOAD_INLINE = 48 << 10
+"""Payloads above this travel in a memfd, passed as the last descriptor with ``payload=b""``: a packet must fit into the
+kernel's default socket buffer of 208 KiB together with others."""
+
+LARGEST_PACKET = 128 << 10
+
+
+class Ready(NamedTuple):
+    """process -> node: the process runs, its Pid may be given out."""
+
+    os_pid: int
+
+
+class Spawn(NamedTuple):
+    """process -> node: place and start a process. ``wait`` is False for try_spawn."""
+
+    request: int
+    function: str
+    place: str
+    resources: list[Any]
+    wait: bool
+    payload: bytes
+
+
+class Connect(NamedTuple):
+    """process -> node: make a link to ``peer``, unless one with a number above ``after`` has been made."""
+
+    peer: bytes
+    after: int
+
+
+class Watch(NamedTuple):
+    """process -> node: answer with `Exited` when ``pid`` has ended."""
+
+    request: int
+    pid: bytes
+
+
+class Kill(NamedTuple):
+    """process -> node: SIGTERM, after ``grace`` seconds SIGKILL; answer with `Exited`."""
+
+    request: int
+    pid: bytes
+    grace: float
+    tree: bool
+
+
+class Cancel(NamedTuple):
+    """process -> node: forget a request; a queued spawn is withdrawn, and answered with SpawnFailed "Cancelled"."""
+
+    request: int
+
+
+class Raised(NamedTuple):
+    """process -> node: an uncaught exception is about to end this process."""
+
+    type: str
+    text: str
+
+
+class Draining(NamedTuple):
+    """process -> node: the function has returned; these channels still hold data (empty: all is delivered)."""
+
+    names: list[Any]
+    undelivered: int
+
+
+class Close(NamedTuple):
+    """first process -> node: end the deployment. ``kill`` ends the others, else they are waited for; then `Closed`."""
+
+    request: int
+    kill: bool
+
+
+class Begin(NamedTuple):
+    """first process -> node: a new deployment by the same first process; its template's control socket is passed."""
+
+    request: int
+    pid: bytes
+    function: str
+    resources: list[Any]
+    capacity: list[Any] | None
+
+
+class Waiting(NamedTuple):
+    """process -> node: the process waits (True) or runs again (False), as the design defines it."""
+
+    waits: bool
+
+
+class LinkMade(NamedTuple):
+    """node -> process: a link to ``peer``; its descriptor is passed."""
+
+    peer: bytes
+    number: int
+
+
+class Refused(NamedTuple):
+    """node -> process: no link to ``peer``: it has ended (with its status), or is not known here (None)."""
+
+    peer: bytes
+    status: list[Any] | None
+
+
+class Spawned(NamedTuple):
+    """node -> process: the process asked for runs."""
+
+    request: int
+    pid: bytes
+
+
+class SpawnFailed(NamedTuple):
+    """node -> process: ``kind`` is the name of a class in core.errors, or "Cancelled"."""
+
+    request: int
+    kind: str
+    text: str
+
+
+class Exited(NamedTuple):
+    """node -> process: the answer to `Watch` and `Kill`; None where the Pid is not known here."""
+
+    request: int
+    status: list[Any] | None
+
+
+class Closed(NamedTuple):
+    """node -> process: the answer to `Close` and `Begin`."""
+
+    request: int
+
+
+class Fork(NamedTuple):
+    """node -> template: fork one process. Descriptors: control, stdout, stderr, and the payload's memfd if any."""
+
+    process: int
+    pid: bytes
+    parent: bytes
+    resources: list[Any]
+    function: str
+    payload: bytes
+
+
+class Forked(NamedTuple):
+    """template -> node: forked; a pidfd is passed."""
+
+    process: int
+    os_pid: int
+
+
+class ForkFailed(NamedTuple):
+    """template -> node: the kernel refused, with its words."""
+
+    process: int
+    text: str
+
+
+class Ended(NamedTuple):
+    """template -> node: a child has been waited for. Exactly one of ``code`` and ``signal`` (a number) is set."""
+
+    os_pid: int
+    code: int | None
+    signal: int | None
+
+
+class TemplateReady(NamedTuple):
+    """template -> node: the program has reached init(). ``threads`` is the kernel's count after a trial fork."""
+
+    os_pid: int
+    threads: int
+    resources: list[Any]
+
+
+Message: TypeAlias = (
+    Ready | Spawn | Connect | Watch | Kill | Cancel | Raised | Draining | Close | Begin | Waiting
+    | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
+    | Fork | Forked | ForkFailed | Ended | TemplateReady
+)  # fmt: skip
+
+# The position is the number on the wire: append only (docs/wire.md).
+_KINDS: tuple[type[Any], ...] = (
+    Ready, Spawn, Connect, Watch, Kill, Cancel, Raised, Draining, Close, Begin, Waiting,
+    LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
+    Fork, Forked, ForkFailed, Ended, TemplateReady,
+)  # fmt: skip
+_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+
+_ALLOWED: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "str": (str,),
+    "bytes": (bytes,),
+    "bool": (bool,),
+    "float": (float, int),
+    "list[Any]": (list,),
+    "int | None": (int, type(None)),
+    "list[Any] | None": (list, type(None)),
+}
+# Annotations are text here (PEP 563), so the schema is the class itself.
+_SCHEMAS = tuple(tuple(_ALLOWED[_annotation if isinstance(_annotation, str) else _annotation.__forward_arg__]
+                       for _annotation in kind.__annotations__.values()) for kind in _KINDS)  # fmt: skip
+
+
+def fields_of(message: Message) -> list[Any]:
+    """The plain form of a message: its number, then its fields."""
+    return [_NUMBERS[type(message)], *message]
+
+
+def read(plain: Any) -> Message:
+    """The message of a plain form.
+
+    Raises:
+        ValueError: Unknown number, or fields that do not fit; says which.
+    """
+    if type(plain) is not list or not plain or type(plain[0]) is not int or not 0 <= plain[0] < len(_KINDS):
+        raise ValueError(f"not a control message: {plain!r:.100}")
+    kind, schema = _KINDS[plain[0]], _SCHEMAS[plain[0]]
+    if len(plain) != len(schema) + 1:
+        raise ValueError(f"{kind.__name__} has {len(plain) - 1} fields: expected {len(schema)}")
+    for name, value, allowed in zip(kind._fields, plain[1:], schema, strict=True):
+        if type(value) not in allowed:
+            raise ValueError(f"{kind.__name__}.{name} is {value!r:.100}: expected {' or '.join(t.__name__ for t in allowed)}")
+    message: Message = kind(*plain[1:])
+    return message

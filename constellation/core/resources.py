@@ -1,0 +1,225 @@
+"""Demands and capacities: memory in whole bytes, cores and custom amounts in integer millionths.
+
+Integers, because placement adds and subtracts the same demands thousands of times: with floats 0.3 - 0.1 - 0.1 - 0.1 is
+not 0, and a node would never be empty again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from constellation.core.errors import UsageError
+
+MILLIONTHS = 1_000_000
+DEFAULT_MEM = 100 << 20  # as in the original
+DEFAULT_CPU = 1 / 16  # as in the original
+LARGEST_MEM = 1 << 62
+LARGEST_AMOUNT = 10**9
+
+_UNITS = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "pb": 10**15,
+    "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50,
+    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50,
+}  # fmt: skip
+_MEM_TEXT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+
+
+def parse_mem(value: int | float | str) -> int:
+    """Bytes out of a number of bytes or a text with a unit, such as ``"20 MiB"``.
+
+    Raises:
+        UsageError: Not a number, not finite, below zero, or an unknown unit.
+    """
+    expected = "expected bytes as a number, or text such as '100 MiB' (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)"
+    if isinstance(value, str):
+        match = _MEM_TEXT.match(value)
+        if match is None or match[2].lower() not in _UNITS:
+            raise UsageError(f"cannot read mem={value!r}: {expected}")
+        amount = float(match[1]) if "." in match[1] else int(match[1])
+        size = math.floor(amount * _UNITS[match[2].lower()] + 0.5)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value) or value < 0:
+            raise UsageError(f"cannot use mem={value!r}: {expected}, not below zero")
+        size = math.floor(value + 0.5) if isinstance(value, float) else value
+    else:
+        raise UsageError(f"cannot read mem={value!r}: {expected}")
+    if size > LARGEST_MEM:
+        raise UsageError(f"cannot use mem={value!r}: more than {LARGEST_MEM} bytes")
+    return size
+
+
+def parse_amount(name: str, value: int | float) -> int:
+    """Millionths, rounded half up, out of a number of cores or of a custom resource.
+
+    Raises:
+        UsageError: Not a number, not finite, below zero or absurdly large.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UsageError(f"cannot use {name}={value!r}: expected a finite number, fractions allowed")
+    if value < 0 or value > LARGEST_AMOUNT:
+        raise UsageError(f"cannot use {name}={value!r}: expected a number from 0 to {LARGEST_AMOUNT}")
+    return math.floor(value * MILLIONTHS + 0.5)
+
+
+def format_mem(size: int) -> str:
+    """Bytes for people: ``20 MiB``; exact where the unit divides, else one decimal."""
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size // factor} {unit}" if size % factor == 0 else f"{size / factor:.1f} {unit}"
+    return f"{size} B"
+
+
+class Resources:
+    """What a process asks for, what a node has, or what is left of it.
+
+    Immutable and hashable; adds, subtracts (never below zero) and compares by fit: ``a <= b`` says that a demand ``a``
+    fits into ``b``; two can be incomparable.
+
+    Args:
+        mem: Bytes, or text with a unit such as ``"20 MiB"``.
+        cpu: Cores; fractions are allowed.
+        **custom: Further amounts by name, such as ``gpu=1``.
+
+    Raises:
+        UsageError: A value below zero, not finite, or not to be read.
+    """
+
+    __slots__ = ("_cpu", "_custom", "_mem")
+
+    _mem: int
+    _cpu: int
+    _custom: tuple[tuple[str, int], ...]
+
+    def __init__(self, mem: int | float | str = DEFAULT_MEM, cpu: float = DEFAULT_CPU, **custom: float) -> None:
+        for name in custom:
+            if not _NAME.match(name):
+                raise UsageError(f"cannot use a resource named {name!r}: expected letters, digits, '_', '.', '-'")
+        amounts = tuple(sorted((name, parse_amount(name, value)) for name, value in custom.items()))
+        self._fill(parse_mem(mem), parse_amount("cpu", cpu), amounts)
+
+    def _fill(self, mem: int, cpu: int, custom: tuple[tuple[str, int], ...]) -> None:
+        object.__setattr__(self, "_mem", mem)
+        object.__setattr__(self, "_cpu", cpu)
+        object.__setattr__(self, "_custom", tuple(item for item in custom if item[1]))
+
+    @classmethod
+    def exact(cls, mem: int, cpu: int, custom: tuple[tuple[str, int], ...] = ()) -> Resources:
+        """From bytes and millionths that have been checked before."""
+        made = cls.__new__(cls)
+        made._fill(mem, cpu, tuple(sorted(custom)))
+        return made
+
+    @property
+    def mem(self) -> int:
+        """Bytes."""
+        return self._mem
+
+    @property
+    def cpu(self) -> float:
+        """Cores."""
+        return self._cpu / MILLIONTHS
+
+    @property
+    def cpu_millionths(self) -> int:
+        """Millionths of a core, the form that is counted with."""
+        return self._cpu
+
+    @property
+    def custom(self) -> dict[str, float]:
+        """Custom amounts by name; amounts of zero are left out."""
+        return {name: amount / MILLIONTHS for name, amount in self._custom}
+
+    @property
+    def custom_millionths(self) -> tuple[tuple[str, int], ...]:
+        """Custom amounts in millionths, sorted by name."""
+        return self._custom
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot set {name!r}: Resources are immutable")
+
+    def __add__(self, other: Resources) -> Resources:
+        if not isinstance(other, Resources):
+            return NotImplemented
+        custom = dict(self._custom)
+        for name, amount in other._custom:
+            custom[name] = custom.get(name, 0) + amount
+        return Resources.exact(self._mem + other._mem, self._cpu + other._cpu, tuple(custom.items()))
+
+    def __sub__(self, other: Resources) -> Resources:
+        if not isinstance(other, Resources):
+            return NotImplemented
+        if not other <= self:
+            raise UsageError(f"cannot take {other} from {self}: there is not so much")
+        custom = dict(self._custom)
+        for name, amount in other._custom:
+            custom[name] -= amount
+        return Resources.exact(self._mem - other._mem, self._cpu - other._cpu, tuple(custom.items()))
+
+    def __le__(self, other: Resources) -> bool:
+        if not isinstance(other, Resources):
+            return NotImplemented
+        if self._mem > other._mem or self._cpu > other._cpu:
+            return False
+        if not self._custom:
+            return True
+        have = dict(other._custom)
+        return all(amount <= have.get(name, 0) for name, amount in self._custom)
+
+    def __ge__(self, other: Resources) -> bool:
+        if not isinstance(other, Resources):
+            return NotImplemented
+        return other <= self
+
+    def __lt__(self, other: Resources) -> bool:
+        return self <= other and self != other
+
+    def __gt__(self, other: Resources) -> bool:
+        return other <= self and self != other
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Resources):
+            return NotImplemented
+        return (self._mem, self._cpu, self._custom) == (other._mem, other._cpu, other._custom)
+
+    def __hash__(self) -> int:
+        return hash((self._mem, self._cpu, self._custom))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Resources.exact, (self._mem, self._cpu, self._custom))
+
+    def __str__(self) -> str:
+        cpu = f"{self.cpu:g} core{'' if self._cpu == MILLIONTHS else 's'}"
+        return ", ".join([format_mem(self._mem), cpu, *(f"{amount / MILLIONTHS:g} {name}" for name, amount in self._custom)])
+
+    def __repr__(self) -> str:
+        custom = "".join(f", {name}={amount / MILLIONTHS:g}" for name, amount in self._custom)
+        return f"Resources(mem={self._mem}, cpu={self.cpu:g}{custom})"
+
+    def to_fields(self) -> list[Any]:
+        """Plain values for a control message."""
+        return [self._mem, self._cpu, [list(item) for item in self._custom]]
+
+    @classmethod
+    def from_fields(cls, fields: list[Any]) -> Resources:
+        """Read what `to_fields` gave.
+
+        Raises:
+            ValueError: The fields are not those of Resources.
+        """
+        try:
+            mem, cpu, custom = fields
+            pairs = tuple((str(name), int(amount)) for name, amount in custom)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"cannot read resources from {fields!r}: {error}") from error
+        amounts = [mem, cpu, *(amount for _, amount in pairs)]
+        if not all(type(amount) is int and 0 <= amount <= LARGEST_MEM for amount in amounts):
+            raise ValueError(f"cannot read resources from {fields!r}: amounts must be whole and not below zero")
+        return cls.exact(mem, cpu, pairs)
+
+    def describe(self) -> dict[str, float]:
+        """For the JSON events: mem in bytes, cpu in cores, custom amounts by name."""
+        return {"mem": self._mem, "cpu": self.cpu, **self.custom}

@@ -1,0 +1,1 @@
+"""The daemons: keeper, node, master, bridge, monitor."""

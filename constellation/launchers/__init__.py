@@ -1,0 +1,1 @@
+"""Launchers start and stop nodes on somebody else's engine; none comes with local mode."""

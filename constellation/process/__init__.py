@@ -1,0 +1,1 @@
+"""What lives in a user's process: init, spawn, channels, operations, the reactor, the template."""
