@@ -389,6 +389,19 @@ def make_plugin_manager(
     return plugins
 
 
+def refuse_unknown(names: Sequence[str]) -> None:
+    """Check names without importing a plugin; dotted ones are let pass, for they may be the program's own modules.
+
+    Raises:
+        PluginError: A name is neither a default nor an entry point.
+    """
+    plain = [name for name in names if "." not in name and name not in _DEFAULT_NAMES]
+    points = _scan() if plain else {}
+    for name in plain:
+        if name not in points:
+            raise PluginError(_unknown("plugin", name, [*points, *_DEFAULT_NAMES]))
+
+
 def configured_plugins(cwd: str, environ: Mapping[str, str]) -> list[str]:
     """Say which plugins the surroundings enable.
 

@@ -1,0 +1,91 @@
+"""The command ``constellation``: its group, and how plugins add commands to it.
+
+Exit codes of our own: 2 wrong use. Everything else is the exit code of what was run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+
+import click
+
+from constellation.cli.options import Shared, shared_options
+from constellation.cli.plugins import plugins
+from constellation.cli.run import run
+from constellation.core.errors import ConstellationError
+from constellation.core.plugins import configured_plugins, make_plugin_manager
+
+_LOADED = "constellation.plugins_loaded"
+
+
+class _Commands(click.Group):
+    """A group that asks the enabled plugins for commands when its own do not answer."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        self._load(ctx)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._load(ctx)
+        return super().list_commands(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            near = difflib.get_close_matches(name, self.commands, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(self.commands))}"
+            if os.path.exists(name):
+                hint = f"to run a program: constellation run {' '.join(args)}"
+            ctx.fail(f"no such command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def _load(self, ctx: click.Context) -> None:
+        if _LOADED in ctx.meta:
+            return
+        ctx.meta[_LOADED] = True
+        # ctx.obj is not there yet: click looks for the command before it calls the group.
+        names = [*ctx.params.get("plugins", ()), *configured_plugins(os.getcwd(), os.environ)]
+        if names:
+            make_plugin_manager(names, dict(ctx.params.get("plugin_options", ()))).register_commands(self)
+
+
+def _show_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001  # click's form
+    if wanted and not context.resilient_parsing:
+        from importlib_metadata import version  # noqa: PLC0415  # late: only one option needs it
+
+        click.echo(f"constellation {version('constellation')}")
+        context.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version and exit.")
+@shared_options
+@click.pass_context
+def cli(
+    context: click.Context,
+    format_: str | None,
+    plugins: tuple[str, ...],  # the command of this name is added below, where it is not hidden
+    plugin_options: tuple[tuple[str, str], ...],
+) -> None:
+    """Write, debug and deploy distributed programs of processes that talk over channels."""
+    context.obj = Shared(format_, plugins, plugin_options)
+
+
+cli.add_command(run)
+cli.add_command(plugins)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        cli(prog_name="constellation")
+    except ConstellationError as error:
+        click.echo(f"constellation: {error}", err=True)
+        sys.exit(2)
