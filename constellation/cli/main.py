@@ -56,9 +56,9 @@ class _Commands(click.Group):
             make_plugin_manager(names, dict(ctx.params.get("plugin_options", ()))).register_commands(self)
 
 
-def _show_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001  # click's form
+def _show_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:  # click's form
     if wanted and not context.resilient_parsing:
-        from importlib_metadata import version  # noqa: PLC0415  # late: only one option needs it
+        from importlib_metadata import version  # late: only one option needs it
 
         click.echo(f"constellation {version('constellation')}")
         context.exit()

@@ -182,7 +182,7 @@ class Plugins:
             began = self._clock() if self._clock else 0.0
             try:
                 self._caller(plugin, hook)(**arguments)
-            except Exception as error:  # noqa: BLE001  # the border to foreign code: whatever it raises is its own
+            except Exception as error:  # the border to foreign code: whatever it raises is its own
                 self._silence(plugin, hook, f"raised {type(error).__name__}: {error}", _place_of_raise(error))
             else:
                 took = self._clock() - began if self._clock else 0.0
@@ -374,8 +374,8 @@ def make_plugin_manager(
     """
     plugins = Plugins(options or {}, clock=clock, report=report or _to_stderr)
     if os.environ.get("CONSTELLATION_TRACE_PLUGINS"):
-        plugins._manager.trace.root.setwriter(_to_stderr)  # noqa: SLF001  # one unit, apart for its size
-        plugins._manager.enable_tracing()  # noqa: SLF001
+        plugins._manager.trace.root.setwriter(_to_stderr)  # one unit, apart for its size
+        plugins._manager.enable_tracing()
     scanned: list[dict[str, _Found]] = []
 
     def found() -> Mapping[str, _Found]:
@@ -435,7 +435,7 @@ def _project_plugins(cwd: str) -> list[str]:
         raise PluginError(f"cannot read {path}: {error.strerror}; it may name plugins in [tool.constellation]") from error
     if b"constellation" not in data:  # tomllib costs 10 ms at start-up, and most projects have no such table
         return []
-    import tomllib  # noqa: PLC0415  # late, for the same reason
+    import tomllib  # late, for the same reason
 
     try:
         tables = tomllib.loads(data.decode())
@@ -451,7 +451,7 @@ def _project_plugins(cwd: str) -> list[str]:
 
 def _scan() -> dict[str, _Found]:
     # The package and not the standard library's module: it is the same on all versions of Python that we run on.
-    import importlib_metadata  # noqa: PLC0415  # late: importing it and scanning cost more than the rest of the start
+    import importlib_metadata  # late: importing it and scanning cost more than the rest of the start
 
     found: dict[str, _Found] = {}
     for point in importlib_metadata.entry_points(group=GROUP):
@@ -463,7 +463,7 @@ def _scan() -> dict[str, _Found]:
 
 
 def _own_version() -> str:
-    import importlib_metadata  # noqa: PLC0415  # late, as above
+    import importlib_metadata  # late, as above
 
     try:
         return importlib_metadata.version(GROUP)
@@ -472,7 +472,7 @@ def _own_version() -> str:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    import difflib  # noqa: PLC0415  # late: for an error only
+    import difflib  # late: for an error only
 
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(each) for each in near)}?" if near else ""

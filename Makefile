@@ -1,0 +1,85 @@
+# Everything that is run here, each in one way. `make demo` and `make test` are the front doors; a fresh clone needs
+# make and Python >= 3.11, no compiler.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+# Both hide what is tested here: the first buffering faults, the second makes every start compile everything anew.
+unexport PYTHONUNBUFFERED
+unexport PYTHONDONTWRITEBYTECODE
+
+BIN := .venv/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+PYTEST := $(PY) -m pytest
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# Of a list and not only `python3`: that may be too old, or a shim that answers for versions that are not there.
+.venv/made:
+	@for candidate in "$${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
+	    [ -n "$$candidate" ] || continue
+	    found=$$("$$candidate" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11); print(sys.executable)' 2>/dev/null) || continue
+	    echo "making .venv with $$found"
+	    "$$found" -m venv --clear .venv
+	    touch $@
+	    exit 0
+	done
+	echo "make: no Python >= 3.11 with venv found: install one, or say which with PYTHON=/path/to/python3" >&2
+	exit 1
+
+.venv/demo-ready: .venv/made pyproject.toml
+	@echo "installing constellation and what it needs"
+	$(PIP) --editable .
+	touch $@
+
+.venv/test-ready: .venv/made pyproject.toml
+	@echo "installing constellation and what its tests need"
+	$(PIP) --editable '.[test]'
+	touch $@ .venv/demo-ready
+
+.venv/dev-ready: .venv/made pyproject.toml
+	@echo "installing constellation and what its checks and benchmarks need"
+	$(PIP) --editable '.[dev]'
+	touch $@ .venv/test-ready .venv/demo-ready
+
+demo: .venv/demo-ready  ## Set up and run the main job, a word count over 20 MB and more, then fibonacci
+	@$(PY) examples/wordcount.py
+	$(PY) examples/fibonacci.py
+
+test: .venv/test-ready  ## Set up and run all tests but the slow ones and those that need root
+	@$(PYTEST) -q -n 2 --dist loadfile -m "not slow and not root"
+
+test-slow: .venv/test-ready  ## Run the slow tests
+	@$(PYTEST) -q -m "slow and not root" || [ $$? -eq 5 ]
+
+test-root: .venv/test-ready  ## Run the tests that need root
+	@$(PYTEST) -q -m root || [ $$? -eq 5 ]
+
+test-all: test test-slow test-root  ## Run all tests
+
+lint: .venv/dev-ready  ## Check format, style and types
+	@$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(PY)
+
+fix: .venv/dev-ready  ## Mend format and style where that can be done by itself
+	@$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/dev-ready  ## Run the benchmarks and print the figures
+	@$(PY) -m benchmarks
+
+docs: .venv/test-ready  ## Check the pages: their examples run, their links and signatures are true
+	@$(PYTEST) -q tests/docs
+
+clean:  ## Remove what was made
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help demo test test-slow test-root test-all lint fix bench docs clean
