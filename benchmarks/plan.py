@@ -1,0 +1,123 @@
+"""What is run: workloads, their commands and peers, and the rows with the targets of the project's figure table."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import BULKS, BURST, COMPUTING, IDLE_S, ROUND_TRIPS, STREAMS
+from benchmarks.table import OURS, Row, Target
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One process tree that measures one peer."""
+
+    peer: str
+    """Empty if the program names its peers itself."""
+    arguments: tuple[str, ...]
+    """After the interpreter; the scale is added at the end."""
+    needs: str = ""
+    """A module without which this peer is left out."""
+    repeats: int = 1
+    """How often in a round; the median counts."""
+
+
+def ours(workload: str, needs: str = "", repeats: int = 1) -> Command:
+    """Give the command of one of our workloads.
+
+    Args:
+        workload: A name that ours.py knows.
+        needs: As in `Command`.
+        repeats: As in `Command`.
+    """
+    return Command(OURS, (str(FOLDER / "ours.py"), workload), needs, repeats)
+
+
+def peers(workload: str, *names: str, repeats: int = 1) -> list[Command]:
+    """Give the commands of peers.
+
+    Args:
+        workload: A name that the peers know.
+        names: The peers.
+        repeats: As in `Command`.
+    """
+    modules = {"zmq": "zmq", "uvloop": "uvloop"}
+    needs = {name: modules.get(name.split("-")[0], "") for name in names}
+    return [Command(name, ("-m", "benchmarks.peers", name, workload), needs[name], repeats) for name in names]
+
+
+def needing(module: str, commands: list[Command]) -> list[Command]:
+    """Give commands that are left out without a module, whatever they need besides.
+
+    Args:
+        module: The module.
+        commands: Commands without needs of their own are the ones that are marked.
+    """
+    return [Command(one.peer, one.arguments, one.needs or module, one.repeats) for one in commands]
+
+
+WORKLOADS: dict[str, list[Command]] = {
+    "import": [Command("", ("-m", "benchmarks.importing"))],
+    "init": [ours("init", repeats=5), *peers("init", "forkserver", repeats=5)],
+    "rtt": [ours("rtt"), *peers("rtt", "tcp", "unix", "pipe", "zmq-tcp", "zmq-ipc", "unix-polling")],
+    "stream": [ours("stream"), *peers("stream", "tcp", "unix", "pipe", "zmq-tcp", "zmq-ipc", "tcp-joined")],
+    "bulk": needing(
+        "numpy", [ours("bulk"), *peers("bulk", "tcp", "unix", "pipe", "zmq-tcp", "zmq-ipc", "tcp-buffers")]
+    ),
+    "computes": [ours("computes"), *peers("computes", "tcp", "unix", "pipe")],
+    "await": [ours("await"), ours("await-uvloop", "uvloop"), *peers("await", "asyncio", "uvloop")],
+    "spawn": [ours("spawn"), *peers("spawn", "fork", "forkserver", "spawn")],
+    "waiting": [ours("waiting"), *peers("waiting", "fork", "forkserver", "spawn")],
+}
+"""Each workload's commands in the order of the first round."""
+
+
+def latency(what: str, unit: str, base: str, *targets: Target) -> list[Row]:
+    """Give the rows of a latency: the median with its targets, and the 99th percentile.
+
+    Args:
+        what: As in `Row`.
+        unit: As in `Row`.
+        base: As in `Row`.
+        targets: Of the median.
+    """
+    return [Row(what, unit, True, base, targets), Row(f"{what}, p99", unit, True, base)]
+
+
+def rows() -> list[Row]:
+    """Give all rows in the order in which they are printed."""
+    out = [
+        Row("import above a bare interpreter", "ms", True, None, (Target(40),)),
+        Row("a bare interpreter", "ms", True),
+        Row("unwanted modules imported", "", True, None, (Target(0),)),
+        Row("init() to the next line", "ms", True, "forkserver", (Target(150),)),
+    ]
+    for name, _ in ROUND_TRIPS:
+        out += latency(f"round trip {name}", "µs", "tcp", Target(1.6, "tcp"), Target(1, "unix"))
+    for (name, _), times in zip(STREAMS, (4, 2, 4), strict=True):
+        out.append(Row(f"stream {name}", "/s", False, "tcp", (Target(times, "tcp"),)))
+    out += [Row(f"bulk {name}", "MiB/s", False, "pipe", (Target(3, "pipe"),)) for name, _, _ in BULKS]
+    for how, *_ in COMPUTING:
+        out.append(Row(f"peer computes, {how}", "MiB/s", False, "pipe"))
+        out.append(Row(f"peer computes, {how}: its speed kept", "%", False, "pipe"))
+    for name, _ in ROUND_TRIPS:
+        out += latency(f"await round trip {name}", "µs", "asyncio", Target(2.5, "asyncio"))
+    out += latency("spawn to Pid", "ms", "fork", Target(3))
+    out.append(Row(f"spawn burst of {BURST}", "/s", False, "fork", (Target(500),)))
+    out.append(Row("waiting process, PSS", "MiB", True, "forkserver", (Target(3),)))
+    out.append(Row(f"waiting process, wake-ups in {IDLE_S:.0f} s", "", True, None, (Target(0),)))
+    return out
+
+
+def interpreter(command: Command, scale: float) -> list[str]:
+    """Give the whole command line.
+
+    Args:
+        command: The command.
+        scale: As in `measure.scaled`.
+    """
+    return [sys.executable, *command.arguments, str(scale)]
