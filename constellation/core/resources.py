@@ -28,7 +28,7 @@ _MEM_TEXT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
-def parse_mem(value: int | float | str) -> int:
+def parse_mem(value: object) -> int:
     """Bytes out of a number of bytes or a text with a unit, such as ``"20 MiB"``.
 
     Raises:
@@ -52,7 +52,7 @@ def parse_mem(value: int | float | str) -> int:
     return size
 
 
-def parse_amount(name: str, value: int | float) -> int:
+def parse_amount(name: str, value: object) -> int:
     """Millionths, rounded half up, out of a number of cores or of a custom resource.
 
     Raises:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping
+from operator import eq
 from typing import TypeAlias
 
 from constellation.core.contracts import NodeView, Scheduler
@@ -110,18 +111,31 @@ def _positions(asked: tuple[tuple[str, int], ...], names: _Names) -> list[tuple[
 
 
 class _Chunk:
-    """Sorted rows, with the largest free cores and custom amounts among them."""
+    """Sorted rows, never none, with the largest free cores and custom amounts among them."""
 
     __slots__ = ("cpu", "custom", "rows")
 
+    cpu: int
+    custom: tuple[int, ...]
+
     def __init__(self, rows: list[_Row]) -> None:
         self.rows = rows
-        self.measure()
+        self._measure()
 
-    def measure(self) -> None:
-        """Find the largest amounts again."""
-        self.cpu = max(row[1] for row in self.rows)
-        self.custom = tuple(map(max, zip(*(row[3] for row in self.rows), strict=True)))
+    def add(self, row: _Row) -> None:
+        insort(self.rows, row)
+        self.cpu = max(self.cpu, row[1])
+        self.custom = tuple(map(max, self.custom, row[3]))
+
+    def remove(self, row: _Row) -> None:
+        """Take a row out, not the last one."""
+        del self.rows[bisect_left(self.rows, row)]
+        if row[1] == self.cpu or any(map(eq, row[3], self.custom)):
+            self._measure()
+
+    def _measure(self) -> None:
+        self.cpu = max([row[1] for row in self.rows])
+        self.custom = tuple(map(max, zip(*[row[3] for row in self.rows], strict=True)))
 
 
 class _Group:
@@ -136,22 +150,28 @@ class _Group:
             self._put(0, 0, [_Chunk([row])])
             return
         position = min(bisect_left(self._ends, row), len(self.chunks) - 1)
-        rows = self.chunks[position].rows
-        insort(rows, row)
-        half = len(rows) // 2
-        parts = [rows[:half], rows[half:]] if len(rows) > 2 * CHUNK else [rows]
-        self._put(position, position + 1, [_Chunk(part) for part in parts])
+        chunk = self.chunks[position]
+        chunk.add(row)
+        rows = chunk.rows
+        if len(rows) > 2 * CHUNK:
+            self._put(position, position + 1, [_Chunk(rows[:CHUNK]), _Chunk(rows[CHUNK:])])
+        else:
+            self._ends[position] = rows[-1]
 
     def remove(self, row: _Row) -> None:
         position = bisect_left(self._ends, row)
-        rows = self.chunks[position].rows
-        del rows[bisect_left(rows, row)]
+        chunk = self.chunks[position]
         after = position + 1
+        if len(chunk.rows) == 1:
+            self._put(position, after, [])
+            return
+        chunk.remove(row)
+        rows = chunk.rows
         # Small neighbours are joined: else a shrinking group keeps as many chunks as it ever had.
         if after < len(self.chunks) and len(rows) + len(self.chunks[after].rows) <= CHUNK:
-            rows += self.chunks[after].rows
-            after += 1
-        self._put(position, after, [_Chunk(rows)] if rows else [])
+            self._put(position, after + 1, [_Chunk(rows + self.chunks[after].rows)])
+        else:
+            self._ends[position] = rows[-1]
 
     def find(self, mem: int, cpu: int, custom: list[tuple[int, int]] | None) -> _Row | None:
         """The first row with at least so much of each; None for ``custom`` fits nowhere."""

@@ -25,7 +25,7 @@ _ROUNDS = 300
 
 def has_a_name(make: Make) -> None:
     """Its name is what selects it."""
-    name = make().name
+    name: object = make().name
     assert isinstance(name, str) and name, f"name is {name!r}: expected text that is not empty"
 
 
