@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from constellation import Pid, Receiver, Sender, init, join, parent, select, spawn
+from constellation import Pid, Receiver, Sender, init, join, parent, select, spawn, watch
 
 SUFFIXES = (".py", ".rst", ".txt", ".md")
 CHUNK_BYTES = 512 << 10
@@ -87,8 +87,7 @@ def deal(folders: list[str], limit_bytes: int, counters: list[Pid]) -> Dealt:
         chunks[index].send(text).block()
     for sender in chunks:
         sender.close()
-    for request in requests:
-        list(request)  # counters ask ahead: the one they ask must not be gone before they have ended
+    join(*(watch(counter) for counter in counters)).block()  # they ask ahead: stay until they ask no more
     return dealt
 
 
@@ -133,9 +132,10 @@ def merge() -> None:
 
 def main() -> None:
     """Spawn those who count and the one who merges, and deal out."""
-    installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
     options = argparse.ArgumentParser(description="count the words of real text in several processes")
-    options.add_argument("folder", nargs="*", default=installed)
+    options.add_argument(
+        "folder", nargs="*", default=[sysconfig.get_path(of) for of in ("stdlib", "purelib", "platlib")]
+    )
     options.add_argument("--mb", type=float, default=48, help="stop after so many MB (default: 48)")
     options.add_argument("--counters", type=int, default=max(2, os.cpu_count() or 2))
     arguments = options.parse_args()

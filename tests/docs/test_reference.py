@@ -1,0 +1,49 @@
+"""The reference and the list of settings are whole and up to date."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+import pytest
+
+from constellation.core import hooks
+
+from .conftest import ROOT, Run
+
+REFERENCE = ROOT / "docs" / "reference.md"
+
+
+def headings() -> set[str]:
+    """The names that have a section in the reference."""
+    return set(re.findall(r"^### ([\w.]+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_reference_is_up_to_date(run: Run) -> None:
+    """What stands in the repository is what the docstrings give."""
+    ran = run("docs/build_reference.py", "--check")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("module", ["constellation", "constellation.plugin", "constellation.testing"])
+def test_every_public_name_has_its_section(module: str) -> None:
+    """Public is what ``__all__`` lists."""
+    names = [name for name in importlib.import_module(module).__all__ if not name.startswith("__")]
+    prefix = "" if module == "constellation" else f"{module}."
+    assert [name for name in names if f"{prefix}{name}" not in headings()] == []
+
+
+def test_every_hook_has_its_section() -> None:
+    """A hook is a function that is marked as a specification."""
+    specified = [name for name, value in vars(hooks).items() if hasattr(value, "constellation_spec")]
+    assert specified
+    assert [name for name in specified if name not in headings()] == []
+
+
+def test_every_variable_is_documented() -> None:
+    """Each CONSTELLATION_ variable that the code uses is in docs/settings.md, and no other is."""
+    used = set()
+    for path in (ROOT / "constellation").rglob("*.py"):
+        used |= set(re.findall(r"\bCONSTELLATION_[A-Z][A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8")))
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert used == set(re.findall(r"`(CONSTELLATION_[A-Z_]+)`", page))
