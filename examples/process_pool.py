@@ -49,7 +49,7 @@ def serve() -> None:
     for number, fn, args in Receiver[Job](parent(), "jobs"):
         try:
             outcome = Outcome(number, value=fn(*args))
-        except Exception as error:  # noqa: BLE001  # whatever a job raises belongs to the one who asked for it
+        except Exception as error:  # whatever a job raises belongs to the one who asked for it
             error.add_note(f"in the pool's process:\n{traceback.format_exc()}")
             outcome = Outcome(number, error=error)
         try:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from constellation import Pid, Receiver, Sender, init, join, parent, select, spawn, watch
 
+INSTALLED = ("stdlib", "purelib", "platlib")
 SUFFIXES = (".py", ".rst", ".txt", ".md")
 CHUNK_BYTES = 512 << 10
 WORD = re.compile(rb"[a-z]{2,}")
@@ -126,16 +127,14 @@ def merge() -> None:
         print(f"{times:12,}  {word.decode()}")
     if dealt.unreadable:
         print(f"{len(dealt.unreadable)} could not be read:", *dealt.unreadable[:10], sep="\n    ")
-    print(f"{sum(words.values()):,} words, {len(words):,} different, in {len(dealt.files):,} files")
+    print(f"{words.total():,} words, {len(words):,} different, in {len(dealt.files):,} files")
     print(f"{done / 1e6:.1f} MB in {seconds:.2f} s: {done / 1e6 / seconds:.1f} MB/s, {counting} processes counting")
 
 
 def main() -> None:
     """Spawn those who count and the one who merges, and deal out."""
     options = argparse.ArgumentParser(description="count the words of real text in several processes")
-    options.add_argument(
-        "folder", nargs="*", default=[sysconfig.get_path(of) for of in ("stdlib", "purelib", "platlib")]
-    )
+    options.add_argument("folder", nargs="*", default=[sysconfig.get_path(name) for name in INSTALLED])
     options.add_argument("--mb", type=float, default=48, help="stop after so many MB (default: 48)")
     options.add_argument("--counters", type=int, default=max(2, os.cpu_count() or 2))
     arguments = options.parse_args()
