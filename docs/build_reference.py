@@ -130,40 +130,51 @@ def markdown(doc: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
-def of_class(node: ast.ClassDef) -> tuple[str, list[str]]:
+def of_class(node: ast.ClassDef, module: str) -> tuple[str, list[str]]:
     """The signature of a class, and the parts for its public fields and methods."""
-    call, parts = "", []
+    call, fields, parts = "", list[str](), list[str]()
+    is_protocol = any(ast.unparse(base).startswith("Protocol") for base in node.bases)
     body = list(flat(node.body))
     for index, member in enumerate(body):
         if isinstance(member, ast.FunctionDef) and member.name == "__init__" and not is_marked(member, "overload"):
             call = signature(member, method=True)
         if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name) and not member.target.id.startswith("_"):
             default = f" = {ast.unparse(member.value)}" if member.value else ""
-            doc = string_after(body, index)
-            if doc:
-                parts.append(f"* `{member.target.id}: {ast.unparse(member.annotation)}{default}`  \n  {' '.join(doc.split())}")
+            doc = " ".join(markdown(string_after(body, index)).split())
+            if doc or is_protocol:
+                fields.append(f"* `{member.target.id}: {ast.unparse(member.annotation)}{default}`" + (f"  \n  {doc}" if doc else ""))
         if not isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef)) or member.name.startswith("_"):
             continue
         doc = ast.get_docstring(member)
+        shown = signature(member, method=True)
+        if not doc and is_marked(member, "property") and member.returns:
+            doc, shown = of_call(module, ast.unparse(member.returns))
+        elif is_marked(member, "property") or is_marked(member, "cached_property"):
+            shown = f": {ast.unparse(member.returns)}" if member.returns else ""
         if not doc or is_marked(member, "overload"):
             continue
-        shown = signature(member, method=True)
-        if is_marked(member, "property") or is_marked(member, "cached_property"):
-            shown = f": {ast.unparse(member.returns)}" if member.returns else ""
         keyword = "async " if isinstance(member, ast.AsyncFunctionDef) else ""
         parts.append(f"\n#### `{keyword}{node.name}.{member.name}{shown}`\n\n{markdown(doc)}")
     if not call and any(ast.unparse(base) == "NamedTuple" for base in node.bases):
-        fields = [m for m in node.body if isinstance(m, ast.AnnAssign)]
-        call = "(" + ", ".join(ast.unparse(field) for field in fields) + ")"
-    return call, parts
+        call = "(" + ", ".join(ast.unparse(field) for field in node.body if isinstance(field, ast.AnnAssign)) + ")"
+    return call, (["", *fields] if fields else []) + parts
+
+
+def of_call(module: str, name: str) -> tuple[str, str]:
+    """Docstring and signature of ``__call__`` of a class in a module: what a property of that type can be called with."""
+    for node in parse(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            calls = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__call__"]
+            return ast.get_docstring(node) or "", signature(calls[0], method=True) if calls else ""
+    return "", ""
 
 
 def section(found: Found, shown: str) -> str:
     """The section of one public name."""
-    node, parts = found.node, []
-    text = [f'### {shown}\n']
+    node, parts = found.node, list[str]()
+    text = [f"### {shown}\n"]
     if isinstance(node, ast.ClassDef):
-        call, parts = of_class(node)
+        call, parts = of_class(node, found.module)
         bases = [ast.unparse(base) for base in node.bases if ast.unparse(base) not in ("NamedTuple", "object")]
         note = f"  # is a {', '.join(bases)}" if bases else ""
         text.append(f"```python\nclass {shown}{call}{note}\n```")
@@ -176,7 +187,7 @@ def section(found: Found, shown: str) -> str:
         raise SystemExit(f"{found.module}.{found.name} is public and has no docstring")
     text.append(f"\n{markdown(found.doc)}" if found.doc else "")
     text.extend(parts)
-    return "\n".join(part for part in text if part) + "\n"
+    return "\n".join(text) + "\n"
 
 
 def build() -> str:

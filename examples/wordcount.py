@@ -142,8 +142,7 @@ def main() -> None:
     merger = spawn(merge).block()
     counters = join(*(spawn(count, merger) for _ in range(max(1, arguments.counters)))).block()
     Sender[list[Pid]](merger, "counters").send(counters).block()
-    dealt = deal(arguments.folder, int(arguments.mb * 1e6), counters)
-    Sender[Dealt](merger, "dealt").send(dealt).block()
+    Sender[Dealt](merger, "dealt").send(deal(arguments.folder, int(arguments.mb * 1e6), counters)).block()
 
 
 if __name__ == "__main__":
