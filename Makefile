@@ -75,8 +75,9 @@ fix: .venv/dev-ready  ## Mend format and style where that can be done by itself
 bench: .venv/dev-ready  ## Run the benchmarks and print the figures
 	@$(PY) -m benchmarks
 
-docs: .venv/test-ready  ## Check the pages: their examples run, their links and signatures are true
-	@$(PYTEST) -q tests/docs
+docs: .venv/test-ready  ## Build the reference and check the pages: programs run, links and signatures are true
+	@$(PY) docs/build_reference.py
+	$(PYTEST) -q tests/docs
 
 clean:  ## Remove what was made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 PUBLIC = ("constellation", "constellation.plugin", "constellation.testing")
 HOOKS = "constellation.core.hooks"
+NOT_SHOWN = {"to_fields", "from_fields"}  # public among our own modules, of no use to others
 SECTIONS = ("Args", "Returns", "Raises", "Yields", "Attributes", "Blocks", "Cancel", "Cost", "Thread", "Source")
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -145,7 +146,9 @@ def of_class(node: ast.ClassDef, module: str) -> tuple[str, list[str]]:
                 fields.append(f"* `{member.target.id}: {ast.unparse(member.annotation)}{default}`" + (f"  \n  {doc}" if doc else ""))
         if not isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef)) or member.name.startswith("_"):
             continue
-        doc = ast.get_docstring(member)
+        if member.name in NOT_SHOWN:
+            continue
+        doc = ast.get_docstring(member) or ""
         shown = signature(member, method=True)
         if not doc and is_marked(member, "property") and member.returns:
             doc, shown = of_call(module, ast.unparse(member.returns))
