@@ -8,6 +8,8 @@ everybody but the process that runs it. Pids travel as 32 bytes, Resources and E
 
 from __future__ import annotations
 
+import math
+import reprlib  # its repr, for plain repr fails on deeply nested lists
 from typing import Any, NamedTuple, TypeAlias
 
 PAYLOAD_INLINE = 48 << 10
@@ -224,12 +226,15 @@ def read(plain: Any) -> Message:
         ValueError: Unknown number, or fields that do not fit; says which.
     """
     if type(plain) is not list or not plain or type(plain[0]) is not int or not 0 <= plain[0] < len(_KINDS):
-        raise ValueError(f"not a control message: {plain!r:.100}")
+        raise ValueError(f"not a control message: {reprlib.repr(plain)}")
     kind, schema = _KINDS[plain[0]], _SCHEMAS[plain[0]]
     if len(plain) != len(schema) + 1:
         raise ValueError(f"{kind.__name__} has {len(plain) - 1} fields: expected {len(schema)}")
     for name, value, allowed in zip(kind._fields, plain[1:], schema, strict=True):
         if type(value) not in allowed:
-            raise ValueError(f"{kind.__name__}.{name} is {value!r:.100}: expected {' or '.join(t.__name__ for t in allowed)}")
+            expected = " or ".join(each.__name__ for each in allowed)
+            raise ValueError(f"{kind.__name__}.{name} is {reprlib.repr(value)}: expected {expected}")
+        if type(value) is float and not math.isfinite(value):
+            raise ValueError(f"{kind.__name__}.{name} is {value!r}: expected a finite number")
     message: Message = kind(*plain[1:])
     return message

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from typing import Any
 
 from constellation.core.errors import UsageError
@@ -24,7 +25,8 @@ _UNITS = {
     "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50,
     "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50,
 }  # fmt: skip
-_MEM_TEXT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
+# At most 20 digits, for int() and float() have limits of their own, with errors of their own.
+_MEM_TEXT = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)\s*\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
@@ -42,13 +44,13 @@ def parse_mem(value: object) -> int:
         amount = float(match[1]) if "." in match[1] else int(match[1])
         size = math.floor(amount * _UNITS[match[2].lower()] + 0.5)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value) or value < 0:
-            raise UsageError(f"cannot use mem={value!r}: {expected}, not below zero")
-        size = math.floor(value + 0.5) if isinstance(value, float) else value
+        if value < 0 or not value <= LARGEST_MEM:  # the second is true for NaN too
+            raise UsageError(f"cannot use mem={value!r}: {expected}, from 0 to {LARGEST_MEM}")
+        size = math.floor(value + 0.5) if isinstance(value, float) else int(value)
     else:
         raise UsageError(f"cannot read mem={value!r}: {expected}")
     if size > LARGEST_MEM:
-        raise UsageError(f"cannot use mem={value!r}: more than {LARGEST_MEM} bytes")
+        raise UsageError(f"cannot use mem={value!r}: expected at most {LARGEST_MEM} bytes")
     return size
 
 
@@ -58,10 +60,8 @@ def parse_amount(name: str, value: object) -> int:
     Raises:
         UsageError: Not a number, not finite, below zero or absurdly large.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UsageError(f"cannot use {name}={value!r}: expected a finite number, fractions allowed")
-    if value < 0 or value > LARGEST_AMOUNT:
-        raise UsageError(f"cannot use {name}={value!r}: expected a number from 0 to {LARGEST_AMOUNT}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LARGEST_AMOUNT:
+        raise UsageError(f"cannot use {name}={value!r}: expected a number from 0 to {LARGEST_AMOUNT}, fractions allowed")
     return math.floor(value * MILLIONTHS + 0.5)
 
 
@@ -71,6 +71,11 @@ def format_mem(size: int) -> str:
         if size >= factor:
             return f"{size // factor} {unit}" if size % factor == 0 else f"{size / factor:.1f} {unit}"
     return f"{size} B"
+
+
+def format_amount(millionths: int) -> str:
+    """Millionths as an exact decimal number: ``0.0625``, ``2``."""
+    return f"{millionths / MILLIONTHS:.6f}".rstrip("0").removesuffix(".")
 
 
 class Resources:
@@ -141,6 +146,9 @@ class Resources:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"cannot set {name!r}: Resources are immutable")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete {name!r}: Resources are immutable")
+
     def __add__(self, other: Resources) -> Resources:
         if not isinstance(other, Resources):
             return NotImplemented
@@ -192,12 +200,12 @@ class Resources:
         return (Resources.exact, (self._mem, self._cpu, self._custom))
 
     def __str__(self) -> str:
-        cpu = f"{self.cpu:g} core{'' if self._cpu == MILLIONTHS else 's'}"
-        return ", ".join([format_mem(self._mem), cpu, *(f"{amount / MILLIONTHS:g} {name}" for name, amount in self._custom)])
+        cpu = f"{format_amount(self._cpu)} core{'' if self._cpu == MILLIONTHS else 's'}"
+        return ", ".join([format_mem(self._mem), cpu, *(f"{format_amount(amount)} {name}" for name, amount in self._custom)])
 
     def __repr__(self) -> str:
-        custom = "".join(f", {name}={amount / MILLIONTHS:g}" for name, amount in self._custom)
-        return f"Resources(mem={self._mem}, cpu={self.cpu:g}{custom})"
+        custom = "".join(f", {name}={format_amount(amount)}" for name, amount in self._custom)
+        return f"Resources(mem={self._mem}, cpu={format_amount(self._cpu)}{custom})"
 
     def to_fields(self) -> list[Any]:
         """Plain values for a control message."""
@@ -212,12 +220,15 @@ class Resources:
         """
         try:
             mem, cpu, custom = fields
-            pairs = tuple((str(name), int(amount)) for name, amount in custom)
+            pairs = tuple((name, amount) for name, amount in custom)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"cannot read resources from {fields!r}: {error}") from error
+            raise ValueError(f"cannot read resources from {reprlib.repr(fields)}: {error}") from error
         amounts = [mem, cpu, *(amount for _, amount in pairs)]
         if not all(type(amount) is int and 0 <= amount <= LARGEST_MEM for amount in amounts):
-            raise ValueError(f"cannot read resources from {fields!r}: amounts must be whole and not below zero")
+            raise ValueError(f"cannot read resources from {reprlib.repr(fields)}: expected whole amounts from 0 to {LARGEST_MEM}")
+        names = {name for name, _ in pairs if type(name) is str and _NAME.match(name)}
+        if len(names) != len(pairs):
+            raise ValueError(f"cannot read resources from {reprlib.repr(fields)}: expected different names of letters and digits")
         return cls.exact(mem, cpu, pairs)
 
     def describe(self) -> dict[str, float]:

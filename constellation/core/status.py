@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, NamedTuple
 
 from constellation.core.pid import Pid
@@ -59,6 +60,18 @@ class ExitStatus(NamedTuple):
         """
         try:
             pid, code, signal, cause, exception, stderr, node, place = fields
-            return cls(Pid.from_bytes(pid), code, signal, cause, tuple(exception) if exception else None, tuple(stderr), node, place)
+            pair = (None, None) if exception is None else tuple(exception)
+            lines = tuple(stderr)
+            made = Pid.from_bytes(pid)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"cannot read an exit status from {fields!r}: {error}") from error
+            raise ValueError(f"cannot read an exit status from {reprlib.repr(fields)}: {error}") from error
+        texts = (*lines, node)
+        maybe = (signal, cause, place, *pair)
+        if not (
+            (code is None or type(code) is int)
+            and len(pair) == 2
+            and all(type(text) is str for text in texts)
+            and all(text is None or type(text) is str for text in maybe)
+        ):
+            raise ValueError(f"cannot read an exit status from {reprlib.repr(fields)}: a field is not of its type")
+        return cls(made, code, signal, cause, None if exception is None else pair, lines, node, place)
