@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -131,9 +131,8 @@ def clean_environment(mark: str) -> dict[str, str]:
     """Make the environment of a program under test: what a login has, and the mark."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "USER") if name in os.environ}
     environment = {**kept, "LANG": "C.UTF-8", MARK: mark}
-    installed = find_spec("constellation")
-    if installed is not None and installed.origin is not None and Path(installed.origin).parent.parent == ROOT:
-        environment["PYTHONPATH"] = str(ROOT)  # not installed, or editable: the same files either way
+    if not any(metadata.distributions(name="constellation")):
+        environment["PYTHONPATH"] = str(ROOT)  # the tests are run out of the folder, without an installation
     return environment
 
 

@@ -236,14 +236,15 @@ class Plugins:
         except pluggy.PluginValidationError as error:
             name = self._manager.get_name(error.plugin) or repr(error.plugin)
             # pluggy's text begins with: unknown hook 'NAME' in plugin ...
-            near = _near(str(error).partition("'")[2].partition("'")[0], list(vars(self._manager.hook)))
+            known = [each for each, value in vars(hooks).items() if getattr(value, "__module__", "") == hooks.__name__]
+            near = _near(str(error).partition("'")[2].partition("'")[0], known)
             raise PluginError(f"plugin {name!r} does not fit: {_one_line(error)}{near}") from error
-        known = {*self.names, *_DEFAULT_NAMES}
+        enabled = {*self.names, *_DEFAULT_NAMES}
         for key in self._options:
             owner, _, option = key.rpartition(".")
             if not owner or not option:
                 raise PluginError(f"cannot use plugin option {key!r}: expected NAME.KEY=VALUE with the name of a plugin")
-            if owner not in known:
+            if owner not in enabled:
                 raise PluginError(f"plugin option {key!r} is for a plugin that is not enabled: enable it with --plugin {owner}")
 
     def _register(self, name: str, source: tuple[str, str, str], load: Callable[[], object]) -> None:
