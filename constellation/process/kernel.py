@@ -1,0 +1,102 @@
+"""The few calls to Linux that `os` lacks, and facts read from /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask for SIGKILL when the parent ends; end at once if it already has.
+
+    Must be called in the main thread of a process whose parent has one thread: the kernel watches the thread that forked.
+
+    Args:
+        parent: OS pid of the parent, known before the fork.
+    """
+    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def become_subreaper() -> None:
+    """Become the parent of descendants whose own parents have ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def thread_count() -> int:
+    """Threads of this process as the kernel counts them; `threading` does not see those of libraries."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def threads_after_fork() -> int:
+    """Fork once for trial; return the largest number of threads that parent and child have afterwards.
+
+    A library may end its threads at a fork (OpenBLAS does): then forks are safe, and 1 is the answer.
+    """
+    with fork_warnings_off():
+        child = os.fork()
+    if child == 0:
+        os._exit(min(thread_count(), 100))
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return max(thread_count(), code if code > 0 else 100)
+
+
+@contextlib.contextmanager
+def fork_warnings_off() -> Iterator[None]:
+    """Silence what Python 3.12 says of a fork with threads: they are counted here, by the kernel's word."""
+    if sys.version_info < (3, 12):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null wherever 0, 1 or 2 is closed, so that no pipe of ours gets such a number."""
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    while fd <= 2:
+        os.set_inheritable(fd, True)
+        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.close(fd)
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every descriptor above 2 that is not named."""
+    low = 3
+    for fd in sorted(set(kept)):
+        if fd >= low:
+            os.closerange(low, fd)
+            low = fd + 1
+    os.closerange(low, 1 << 30)  # one call of close_range(2)
+
+
+def descendants(root: int) -> list[int]:
+    """OS pids of all living descendants of a process, read from /proc in one pass."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+                if fields[0] not in {b"Z", b"X"}:
+                    children.setdefault(int(fields[1]), []).append(int(name))
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found

@@ -1,0 +1,297 @@
+"""What a spawned process does from its first line to its last, and what is shared with the first process.
+
+A spawned process never returns into the template's frames and never takes the interpreter's normal end: that would remove
+temporary directories and close connections that belong to the template. It does what that end does for a plain program
+(threads joined, its own atexit functions, files flushed), lets the runtime deliver what was sent, and leaves by os._exit.
+"""
+
+from __future__ import annotations
+
+import _io
+import atexit
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import msgpack
+
+from constellation.core import messages
+from constellation.core.messages import Fork, Raised, Ready
+from constellation.core.pid import Pid
+from constellation.core.resources import Resources
+
+SIGTERM_CODE = 143
+INTERRUPT_CODE = 130
+LARGEST_TEXT = 8 << 10
+"""Of an exception's text in a death certificate; what is longer is cut."""
+
+_is_forking = False
+_watches_forks = False
+_is_foreign = False
+_inherited_files: list[weakref.ref[Any]] = []
+
+
+def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str, Any]) -> NoReturn:
+    """Be a spawned process: run its function, then leave.
+
+    Args:
+        message: What the node asked the template for.
+        payload: The call, as the spawner's serializer made it.
+        control: Socket to the node.
+        config: Settings of the deployment.
+    """
+    from constellation.process import runtime  # noqa: PLC0415  # in the template it is imported once, before any fork
+
+    code = 1
+    threads = set(threading.enumerate())
+    pid, parent = Pid.from_bytes(message.pid), Pid.from_bytes(message.parent)
+    try:
+        reseed()
+        reset_debugger()
+        handle_sigterm()
+        mine = runtime.Runtime(pid, parent, Resources.from_fields(message.resources), control, config)
+        runtime.install(mine)
+        send_ready(control)
+        mine.start()
+        code = _outcome(lambda: _call(payload, message.function), control)
+        code = _outcome(lambda: _join_threads(threads), control) or code
+        atexit._run_exitfuncs()
+        if not _is_foreign:  # a child that the function forked, and that has returned from it like its parent
+            mine.leave(config["linger"])
+    except BaseException as error:
+        code = _report(error, control)
+    finally:
+        # Whatever interrupts the end (a second SIGTERM) must not lead back into the template's frames.
+        try:
+            code = flush_files() or code
+        finally:
+            os._exit(code & 0xFF)
+
+
+def _outcome(action: Callable[[], None], control: socket.socket) -> int:
+    """Run something of the user's; the exit code that Python would give for how it ended."""
+    try:
+        action()
+    except BaseException as error:
+        return _report(error, control)
+    return 0
+
+
+def _call(payload: bytes, name: str) -> None:
+    from constellation.serializers import pickle  # noqa: PLC0415  # as above
+
+    function, args, kwargs = pickle.decode_call(payload)
+    result = function(*args, **kwargs)
+    if type(result).__name__ == "coroutine":
+        import asyncio  # noqa: PLC0415  # late: 60 ms, and most functions are plain
+
+        result = asyncio.run(result)
+    if result is not None:
+        code = getattr(function, "__code__", None)
+        warnings.warn_explicit(
+            f"{name} returned a {type(result).__name__}, which nobody gets: send it over a channel, or return nothing",
+            RuntimeWarning,
+            code.co_filename if code else name,
+            code.co_firstlineno if code else 1,
+        )
+
+
+def _report(error: BaseException, control: socket.socket) -> int:
+    """Show an uncaught exception as Python does, tell the node, and give the exit code."""
+    if isinstance(error, SystemExit):
+        return exit_code(error)
+    announce(control, error)
+    # The frames of ours above the user's first one say nothing to the user.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
+    return INTERRUPT_CODE if isinstance(error, KeyboardInterrupt) else 1
+
+
+def exit_code(error: SystemExit) -> int:
+    """The exit code of a SystemExit; a text goes to stderr, as in Python."""
+    code = error.code
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    with contextlib.suppress(Exception):
+        print(code, file=sys.stderr)
+    return 1
+
+
+def announce(control: socket.socket, error: BaseException) -> None:
+    """Tell the node which exception is about to end this process."""
+    if _is_foreign:
+        return
+    kind = type(error)
+    try:
+        text = str(error)
+    except Exception as broken:
+        text = f"<str() of it raised {type(broken).__name__}>"
+    name = kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    packet = msgpack.packb(messages.fields_of(Raised(name, text.encode(errors="replace")[:LARGEST_TEXT].decode(errors="ignore"))))
+    with contextlib.suppress(OSError):
+        control.send(packet, socket.MSG_NOSIGNAL)
+
+
+def send_ready(control: socket.socket) -> None:
+    """Tell the node that this process runs, so that its Pid may be given out."""
+    with contextlib.suppress(OSError):
+        control.send(msgpack.packb(messages.fields_of(Ready(os.getpid()))), socket.MSG_NOSIGNAL)
+
+
+def _join_threads(before: set[threading.Thread]) -> None:
+    """Wait for the threads that were started here, as the interpreter does; not for what the template had before."""
+    # concurrent.futures ends its workers by these; the list is empty where nothing of the kind is imported.
+    for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]  # no public way  # noqa: SLF001
+        call()
+    me = threading.current_thread()
+    while True:
+        mine = [thread for thread in threading.enumerate() if not thread.daemon and thread is not me and thread not in before]
+        if not mine:
+            return
+        for thread in mine:
+            thread.join()
+
+
+def handle_sigterm() -> None:
+    """Have SIGTERM end the process by SystemExit(143), so that it cleans up, unless the program says otherwise."""
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(SIGTERM_CODE)
+
+
+def reseed() -> None:
+    """Give numpy's global generator a new seed; `random` does so by itself at each fork."""
+    generator = sys.modules.get("numpy.random")
+    if generator is not None:
+        with contextlib.suppress(Exception):  # a program may have put a generator there that takes no seed
+            generator.seed()
+
+
+def reset_debugger() -> None:
+    """Stop tracing for pdb: it would ask its questions on a terminal that only the first process has."""
+    owner = getattr(sys.gettrace(), "__self__", None)
+    bdb = sys.modules.get("bdb")
+    if bdb is not None and isinstance(owner, bdb.Bdb):
+        sys.settrace(None)
+
+
+def detach_from_loops(handlers: dict[int, Any]) -> None:
+    """Forget the event loop that this program was in at init(): processes forked here are not in it.
+
+    Args:
+        handlers: Signal handlers for the processes; the loop's own ones are replaced.
+    """
+    asyncio_events = sys.modules.get("asyncio.events")
+    if asyncio_events is not None and asyncio_events._get_running_loop() is not None:
+        asyncio_events._set_running_loop(None)
+        asyncio_events.set_event_loop(None)
+        handlers[signal.SIGINT] = signal.default_int_handler
+    trio_run = sys.modules.get("trio._core._run")
+    if trio_run is not None and hasattr(trio_run.GLOBAL_RUN_CONTEXT, "runner"):
+        vars(trio_run.GLOBAL_RUN_CONTEXT).clear()
+        handlers[signal.SIGINT] = signal.default_int_handler
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.thread_local.name = None
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """Mark a fork as one of ours: its child belongs to constellation."""
+    global _is_forking
+    _is_forking = True
+    try:
+        yield
+    finally:
+        _is_forking = False
+
+
+def watch_forks() -> None:
+    """Make children that the program forks by itself inert towards constellation, from now on."""
+    global _watches_forks
+    if not _watches_forks:
+        _watches_forks = True
+        os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def is_foreign() -> bool:
+    """Whether this process was forked by the program itself, from a process of a deployment."""
+    return _is_foreign
+
+
+def _after_fork_in_child() -> None:
+    global _is_foreign
+    if _is_forking:
+        return
+    _is_foreign = True
+    # multiprocessing's terminate() counts on the default.
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def line_buffer() -> None:
+    """Have sys.stdout and sys.stderr pass each line on at once, pipe or not."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            with contextlib.suppress(OSError, ValueError):
+                reconfigure(line_buffering=True)
+
+
+def flush_standard_streams() -> None:
+    """Flush sys.stdout and sys.stderr, before a fork would copy what waits in them."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
+def note_open_files() -> None:
+    """Flush all files that are open, and remember them: the processes forked from here must flush them too.
+
+    They cannot find these by themselves, because gc.freeze hides what was made before it.
+    """
+    _inherited_files[:] = [weakref.ref(file) for file in _open_files()]
+    _flush(file for reference in _inherited_files if (file := reference()) is not None)
+
+
+def _open_files() -> list[Any]:
+    return [each for each in gc.get_objects() if isinstance(each, _io._IOBase)]
+
+
+def flush_files() -> int:
+    """Flush every open file, as the interpreter's end would; 120 where stdout or stderr fails, as in Python."""
+    _flush(file for reference in _inherited_files if (file := reference()) is not None)
+    _flush(_open_files())
+    code = 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except (OSError, ValueError):
+            code = 120
+    return code
+
+
+def _flush(files: Any) -> None:
+    for file in files:
+        if file is sys.stdout or file is sys.stderr:
+            continue
+        # Not ours to judge: a file may be closed by its owner, or be half a pipe.
+        with contextlib.suppress(Exception):
+            if not file.closed and file.writable():
+                file.flush()

@@ -1,0 +1,298 @@
+"""init(): how a program becomes the first process of a deployment.
+
+Two ways. A plain script becomes the whole tree by itself (`forked`): its OS pid goes to the keeper, and the program goes on
+in a grandchild. Where that would pull the ground from under somebody (threads, an event loop, a REPL, a test runner) the
+caller stays what it is and the fabric hangs on it (`attached`). In a template (`template`) init() does not return.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import socket
+import stat
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from constellation.core.errors import InternalError, UsageError
+from constellation.core.messages import Begin, Closed
+from constellation.core.pid import Pid
+from constellation.core.plugins import make_plugin_manager
+from constellation.core.resources import Resources
+from constellation.process import environment, forked, life, runtime, surroundings, template
+from constellation.serializers import pickle
+
+if TYPE_CHECKING:
+    from constellation.process.attached import Attachment
+
+NODE = "local"
+NODE_ID = 1
+
+_deployment: Deployment | None = None
+_former_control: socket.socket | None = None
+"""Of a forked start whose deployment has been closed: the node still holds the other end, for the next init()."""
+_count = 0
+
+
+class Deployment:
+    """What `init` gives: the processes of this program as a whole.
+
+    As a context manager it waits for all processes at a good end of its block, and kills them when the block is left by
+    an exception. After its end `init` may be called again.
+    """
+
+    def __init__(self, running: runtime.Runtime, control: socket.socket, linger: float, attachment: Attachment | None) -> None:
+        self._runtime = running
+        self._control = control
+        self._linger = linger
+        self._attachment = attachment
+        self._os_pid = os.getpid()
+        self._is_open = True
+
+    def __repr__(self) -> str:
+        return f"<Deployment of {self._runtime.pid}, {'open' if self._is_open else 'closed'}>"
+
+    def __enter__(self) -> Deployment:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end(kill=kind is not None)
+
+    def close(self) -> None:
+        """Blocks. End the deployment: every other process is asked to end, and killed after the grace time.
+
+        A second call does nothing.
+
+        Raises:
+            UsageError: Called in another process than the first.
+        """
+        self._end(kill=True)
+
+    def _end(self, *, kill: bool) -> None:
+        global _deployment, _former_control
+        if not self._is_open:
+            return
+        if os.getpid() != self._os_pid:
+            raise UsageError("cannot end a deployment in a process that was forked from its first one: do it in the first one")
+        self._runtime.close_deployment(kill).block()
+        self._is_open = False
+        _deployment = None
+        if self._attachment is None:
+            _former_control = self._control.dup()
+        self._stop()
+
+    def _stop(self) -> None:
+        self._runtime.stop()
+        runtime.uninstall()
+        if self._attachment is not None:
+            self._attachment.finish()
+
+    def at_exit(self) -> None:
+        """Deliver what was sent, at the interpreter's end. An attached fabric ends with it, and so does all that it runs."""
+        if not self._is_open or os.getpid() != self._os_pid:
+            return
+        self._is_open = False
+        with contextlib.suppress(OSError):
+            self._runtime.leave(self._linger)
+        self._stop()
+
+    def on_exception(self, error: BaseException) -> None:
+        """Note an exception that is about to end the first process."""
+        if self._is_open and os.getpid() == self._os_pid:
+            life.announce(self._control, error)
+
+
+def init(
+    resources: Resources | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    transport: str | None = None,
+    serializer: str | None = None,
+    scheduler: str | None = None,
+    capacity: Resources | None = None,
+) -> Deployment:
+    """Make this program the first process of a deployment. Called once, at the program's start.
+
+    What stands before it is run once in each template of the program; globals and ``os.environ`` changed after it are
+    not seen by spawned processes.
+
+    Args:
+        resources: What this first process asks for; None: ``Resources()``.
+        plugins: Plugins to enable, by name.
+        transport: Name of the transport; None: the default one.
+        serializer: Name of the serializer; None: the default one.
+        scheduler: Name of the scheduler; None: the default one.
+        capacity: What this computer offers to the deployment, in local mode; None: demands are counted, not limited.
+
+    Returns:
+        The deployment, a context manager with ``close()``.
+
+    Raises:
+        UsageError: Called twice, in a spawned process, not on Linux, or with an argument or a setting in the environment
+            that cannot be used.
+        PluginError: A plugin, transport, serializer or scheduler is unknown or broken.
+    """
+    resources = Resources() if resources is None else resources
+    _check_arguments(resources, plugins, transport, serializer, scheduler, capacity)
+    is_template = _is_template()
+    if not is_template:
+        _check_place()
+    settings = environment.read(os.environ, os.getcwd(), plugins, capacity)
+    manager = make_plugin_manager(settings["plugins"], settings["plugin_options"])
+    manager.transport(transport)
+    manager.serializer(serializer)
+    if scheduler is not None:
+        manager.scheduler(scheduler)
+    config = {
+        **settings,
+        "scheduler": scheduler,
+        "transport": transport,
+        "serializer": serializer,
+        "sys_path": sys.path,
+        "cwd": os.getcwd(),
+        "node": NODE,
+        "node_id": NODE_ID,
+    }
+    found = surroundings.look()
+    prepare_template(config, has_main=found.main is not None)
+    if is_template:
+        template.run_for_program(resources, config)
+    return _start(config, resources, found)
+
+
+def prepare_template(config: dict[str, Any], *, has_main: bool = False) -> None:
+    """Do what every process needs and a fork takes along.
+
+    Args:
+        config: Settings of the deployment.
+        has_main: Whether templates have the ``__main__`` of this program, as it is now.
+    """
+    pickle.remember_main(frozenset(vars(sys.modules["__main__"])) if has_main else frozenset())
+    life.watch_forks()
+
+
+def _start(config: dict[str, Any], resources: Resources, found: surroundings.Surroundings) -> Deployment:
+    global _deployment, _former_control, _count
+    _count += 1
+    # Numbers from the node's own count stay far below the later ones.
+    pid = Pid(NODE_ID, 1 if _count == 1 else (1 << 32) + _count, os.urandom(16))
+    config = {
+        **config,
+        "first": {"pid": pid.to_bytes().hex(), "process": pid.process, "function": found.function, "resources": resources.to_fields()},
+    }
+    attachment = None
+    if not found.may_fork:
+        from constellation.process import attached, boot  # noqa: PLC0415  # late: a plain script needs no subprocess module
+
+        program = boot.program_command() if found.main is not None else boot.bare_template_command(config)
+        attachment = attached.Attachment({**config, "mode": "attached", "program": program})
+        control = attachment.control
+    elif _former_control is not None:
+        control, _former_control = _former_control, None
+        _begin(control, pid, found.function, resources, config)
+    else:
+        control = forked.start({**config, "mode": "forked", "program": sys.orig_argv}, human=config["format"] in {None, "human"})
+        life.handle_sigterm()
+    life.send_ready(control)
+    running = runtime.Runtime(pid, None, resources, control, config)
+    runtime.install(running)
+    running.start()
+    deployment = _deployment = Deployment(running, control, config["linger"], attachment)
+    if _count == 1:
+        atexit.register(_at_exit)
+        if attachment is None:
+            _wrap_excepthook()
+    return deployment
+
+
+def _begin(control: socket.socket, pid: Pid, function: str, resources: Resources, config: dict[str, Any]) -> None:
+    """Begin anew under the fabric of a forked start: give it a template that is this program as it is now."""
+    mine, theirs = forked.control_pair()
+    try:
+        forked.fork_template(mine, (theirs, control.fileno()), config)
+        template.send(control, Begin(0, pid.to_bytes(), function, resources.to_fields(), config["capacity"]), [theirs])
+    finally:
+        os.close(mine)
+        os.close(theirs)
+    control.setblocking(True)
+    while True:
+        answer, fds = template.receive(control)
+        for fd in fds:
+            os.close(fd)
+        if answer is None:
+            raise InternalError("the fabric has ended before the program")
+        if isinstance(answer, Closed) and answer.request == 0:
+            return
+
+
+def _at_exit() -> None:
+    if _deployment is not None:
+        _deployment.at_exit()
+
+
+def _wrap_excepthook() -> None:
+    former = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if _deployment is not None:
+            _deployment.on_exception(error)
+        former(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def _is_template() -> bool:
+    """Whether the fabric runs this program again for its template: the variable names a socket that is really here."""
+    text = os.environ.get(template.FD_VARIABLE)
+    if text is None:
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        if stat.S_ISSOCK(os.fstat(int(text)).st_mode):
+            return True
+    # Inherited from a template by a program that it started.
+    for name in (template.FD_VARIABLE, template.ONCE_VARIABLE, template.BORROWED_VARIABLE):
+        os.environ.pop(name, None)
+    return False
+
+
+def _check_place() -> None:
+    if sys.platform != "linux":
+        raise UsageError(f"constellation runs on Linux only, for now: this is {sys.platform}")
+    if not sys.executable:
+        raise UsageError("constellation needs a Python interpreter of its own: sys.executable is empty, as in an embedded Python")
+    installed = runtime.installed()
+    if life.is_foreign():
+        raise UsageError(
+            "init() was called in a process that was forked from a process of a deployment (os.fork or multiprocessing): "
+            "start it with spawn() instead, or as a program of its own with subprocess"
+        )
+    if installed is not None and _deployment is None:
+        raise UsageError(
+            "init() was called in a spawned process, which is part of a deployment already: call it once, at the start of the "
+            'program, under `if __name__ == "__main__":` where the module is imported too'
+        )
+    if installed is not None:
+        raise UsageError("init() was called twice: use the first deployment, or close() it before")
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        raise UsageError(
+            "init() was called in a multiprocessing child: call it in the program itself, and put the call under "
+            '`if __name__ == "__main__":`, because multiprocessing imports the program again'
+        )
+
+
+def _check_arguments(
+    resources: object, plugins: object, transport: object, serializer: object, scheduler: object, capacity: object
+) -> None:
+    if not isinstance(resources, Resources):
+        raise UsageError(f"cannot use resources={resources!r:.100}: expected Resources(mem=..., cpu=...)")
+    if capacity is not None and not isinstance(capacity, Resources):
+        raise UsageError(f"cannot use capacity={capacity!r:.100}: expected Resources(mem=..., cpu=...), or None")
+    if isinstance(plugins, str) or not isinstance(plugins, Sequence) or not all(isinstance(name, str) for name in plugins):
+        raise UsageError(f"cannot use plugins={plugins!r:.100}: expected a list of names")
+    for what, name in (("transport", transport), ("serializer", serializer), ("scheduler", scheduler)):
+        if name is not None and not isinstance(name, str):
+            raise UsageError(f"cannot use {what}={name!r:.100}: expected a name, or None for the default")

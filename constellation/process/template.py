@@ -1,0 +1,281 @@
+"""The template: the program as it stood at its init(), which forks every process of a deployment on request.
+
+Single-threaded. It waits for packets of the node and for the ends of its children, and does nothing else; what it has in
+memory is what each process begins with, so it makes as little garbage as it can. It is a subreaper: what its processes
+leave behind comes to it, and when the node goes it kills all of that before it ends.
+
+Order within one Fork: fork, Forked with a pidfd, close. A child that ends before Forked is sent stays a zombie until
+`_reap`, so its pidfd is the right one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import msgpack
+
+from constellation.core import messages
+from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, TemplateReady
+from constellation.core.resources import Resources
+from constellation.process import kernel, life
+
+FD_VARIABLE = "CONSTELLATION_TEMPLATE"
+"""Descriptor of the control socket; makes init() become the template instead of a deployment's start."""
+ONCE_VARIABLE = "CONSTELLATION_TEMPLATE_ONCE"
+"""Where forks are unsafe: this interpreter is used for one process."""
+
+BORROWED_VARIABLE = "CONSTELLATION_TEMPLATE_BORROWED"
+"""Names, joined by commas, of variables that were set for the imports before init() only."""
+
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""The node ends the template, nobody else; and a handler of the program must not run in its loop."""
+
+_DESCRIPTORS_PER_PACKET = 8
+
+
+def send(control: socket.socket, message: Message, fds: list[int] | None = None) -> None:
+    """Send one message; blocks while the socket is full.
+
+    Raises:
+        OSError: The other end has gone.
+    """
+    packet = msgpack.packb(messages.fields_of(message))
+    if fds:
+        socket.send_fds(control, [packet], fds, socket.MSG_NOSIGNAL)
+    else:
+        control.send(packet, socket.MSG_NOSIGNAL)
+
+
+def receive(control: socket.socket) -> tuple[Message | None, list[int]]:
+    """Receive one message and its descriptors; None at the end."""
+    packet, fds, _, _ = socket.recv_fds(control, messages.LARGEST_PACKET, _DESCRIPTORS_PER_PACKET, socket.MSG_CMSG_CLOEXEC)
+    return (messages.read(msgpack.unpackb(packet)) if packet else None), fds
+
+
+class Template:
+    """The loop of a template.
+
+    Args:
+        control: Socket to the node.
+        config: Settings of the deployment; every process gets them.
+    """
+
+    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+        self._control = control
+        self._config = config
+        self._os_pid = os.getpid()
+        self._children: set[int] = set()
+        self._handlers: dict[int, Any] = {}
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
+        self._former_wakeup = -1
+        self._poll = select.epoll()
+
+    def adopt(self, os_pid: int, process: int) -> None:
+        """Count a child that was forked by init() itself, and report it."""
+        self._children.add(os_pid)
+        self._report_fork(process, os_pid)
+
+    def run(self, signals: Iterable[int] | None = None) -> NoReturn:
+        """Blocks. Serve the node until it goes; then kill what is left and end.
+
+        Args:
+            signals: The mask for this process and those forked from it, once handlers are set; None leaves it.
+        """
+        try:
+            self._prepare()
+            if signals is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+            self._serve()
+        except OSError:
+            pass  # the node has gone
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            self._sweep()
+            os._exit(0)
+
+    def _prepare(self) -> None:
+        for number in (*_IGNORED, signal.SIGCHLD):
+            self._handlers[number] = signal.signal(number, _ignore)
+        # Signals that end what they interrupt wake the loop through this pair: PEP 475 has epoll go on by itself.
+        self._wakeup = socket.socketpair()
+        for end in self._wakeup:
+            end.setblocking(False)
+        self._former_wakeup = signal.set_wakeup_fd(self._wakeup[1].fileno(), warn_on_full_buffer=False)
+        life.detach_from_loops(self._handlers)
+        self._control.setblocking(True)
+        self._poll.register(self._control, select.EPOLLIN)
+        self._poll.register(self._wakeup[0], select.EPOLLIN)
+        life.note_open_files()
+        gc.collect()
+        gc.freeze()
+
+    def _serve(self) -> None:
+        assert self._wakeup is not None
+        control, wakeup = self._control.fileno(), self._wakeup[0]
+        self._reap()  # a child may have ended before the handler was there
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == control:
+                    message, fds = receive(self._control)
+                    if message is None:
+                        return
+                    if isinstance(message, Fork):
+                        self._fork(message, fds)
+                else:
+                    with contextlib.suppress(BlockingIOError):
+                        wakeup.recv(4096)
+            self._reap()
+
+    def _fork(self, message: Fork, fds: list[int]) -> None:
+        try:
+            with life.forking():
+                os_pid = os.fork()
+        except OSError as error:
+            send(self._control, ForkFailed(message.process, f"fork: {error.strerror}"))
+        else:
+            if os_pid == 0:
+                self._become_process(message, fds)
+            self._children.add(os_pid)
+            self._report_fork(message.process, os_pid)
+        for fd in fds:
+            os.close(fd)
+
+    def _report_fork(self, process: int, os_pid: int) -> None:
+        pidfd = os.pidfd_open(os_pid)
+        try:
+            send(self._control, Forked(process, os_pid), [pidfd])
+        finally:
+            os.close(pidfd)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            if found.si_pid in self._children:  # else an orphan of a process: nobody asks for it
+                self._children.discard(found.si_pid)
+                exited = found.si_code == os.CLD_EXITED
+                code, number = (found.si_status, None) if exited else (None, found.si_status)
+                send(self._control, Ended(found.si_pid, code, number))
+
+    def _become_process(self, message: Fork, fds: list[int]) -> NoReturn:
+        """Turn the fresh child into the process asked for: nothing of the template's stays."""
+        try:
+            os.setsid()
+            kernel.die_with_parent(self._os_pid)
+            self._poll.close()
+            self._control.close()
+            signal.set_wakeup_fd(self._former_wakeup)
+            if self._wakeup is not None:
+                for end in self._wakeup:
+                    end.close()
+            for number, handler in self._handlers.items():
+                if handler is not None:  # None: set by foreign C code, which is not to be had back
+                    signal.signal(number, handler)
+            become(message, fds, self._config)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(1)
+
+    def _sweep(self) -> None:
+        """Kill all descendants until none is left; new ones may be born meanwhile."""
+        me = os.getpid()
+        if me != self._os_pid:
+            return
+        while True:
+            for os_pid in kernel.descendants(me):
+                with contextlib.suppress(OSError):
+                    os.kill(os_pid, signal.SIGKILL)
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            time.sleep(0.001)
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """Let the signal only wake the loop. Not SIG_IGN: that would be inherited by what the processes exec."""
+
+
+def become(message: Fork, fds: list[int], config: dict[str, Any]) -> NoReturn:
+    """Go on as the process that a Fork describes, in this very OS process."""
+    control, stdout, stderr = fds[:3]
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    os.close(stdout)
+    os.close(stderr)
+    payload: bytes | mmap.mmap = message.payload
+    if len(fds) > 3:
+        with open(fds[3], "rb") as file:
+            payload = file.read()
+    atexit._clear()
+    # Its table is empty now, but a child that was to start processes of its own must still end them.
+    multiprocessing_util = sys.modules.get("multiprocessing.util")
+    if multiprocessing_util is not None:
+        atexit.register(multiprocessing_util._exit_function)
+    life.run(message, payload, socket.socket(fileno=control), config)
+
+
+def run_for_program(resources: Resources, config: dict[str, Any]) -> NoReturn:
+    """Become the template of a program that runs again up to init().
+
+    Args:
+        resources: What the program's init() asks for.
+        config: Settings of the deployment, as this program's init() finds them.
+    """
+    control = socket.socket(fileno=int(os.environ.pop(FD_VARIABLE)))
+    control.set_inheritable(False)
+    for name in os.environ.pop(BORROWED_VARIABLE, "").split(","):
+        os.environ.pop(name, None)
+    once = os.environ.pop(ONCE_VARIABLE, "") == "1"
+    life.line_buffer()
+    life.flush_standard_streams()
+    kernel.become_subreaper()
+    kernel.die_with_parent(os.getppid())
+    if once:
+        _run_once(control, config)
+    send(control, TemplateReady(os.getpid(), kernel.threads_after_fork(), resources.to_fields()))
+    Template(control, config).run()
+
+
+def run_bare(config: dict[str, Any]) -> NoReturn:
+    """Become a template without a program: for a REPL, a notebook, pytest, ``-c``."""
+    import constellation  # noqa: F401, PLC0415  # what every process needs, once, before the forks
+    from constellation.process import start  # noqa: PLC0415  # start imports this module
+
+    start.prepare_template(config)
+    run_for_program(Resources(), config)
+
+
+def _run_once(control: socket.socket, config: dict[str, Any]) -> NoReturn:
+    message, fds = receive(control)
+    if not isinstance(message, Fork):
+        os._exit(0)
+    pidfd = os.pidfd_open(os.getpid())
+    send(control, Forked(message.process, os.getpid()), [pidfd])
+    os.close(pidfd)
+    control.close()
+    life.note_open_files()
+    handlers: dict[int, Any] = {}
+    life.detach_from_loops(handlers)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    gc.freeze()
+    become(message, fds, config)
