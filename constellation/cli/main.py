@@ -15,7 +15,7 @@ from constellation.cli.options import Shared, shared_options
 from constellation.cli.plugins import plugins
 from constellation.cli.run import run
 from constellation.core.errors import ConstellationError
-from constellation.core.plugins import configured_plugins, make_plugin_manager
+from constellation.core.plugins import configured_plugins, make_plugin_manager, own_version
 
 _LOADED = "constellation.plugins_loaded"
 
@@ -58,14 +58,19 @@ class _Commands(click.Group):
 
 def _show_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:  # click's form
     if wanted and not context.resilient_parsing:
-        from importlib_metadata import version  # late: only one option needs it
-
-        click.echo(f"constellation {version('constellation')}")
+        click.echo(f"constellation {own_version()}")
         context.exit()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version and exit.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @shared_options
 @click.pass_context
 def cli(

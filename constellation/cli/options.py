@@ -68,7 +68,9 @@ def _read_names(_context: click.Context, _option: click.Parameter, values: tuple
     return tuple(names)
 
 
-def _read_pairs(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _read_pairs(
+    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
     pairs = tuple(split_pair(value, "NAME.KEY=VALUE, such as tcp.nodelay=1") for value in values)
     for key, _ in pairs:
         name, _, option = key.rpartition(".")

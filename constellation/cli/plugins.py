@@ -45,4 +45,6 @@ def table(lines: list[PluginInfo]) -> str:
         source = line.distribution or line.source
         rows.append((line.name, "yes" if line.enabled else "no", source, line.module, ", ".join(line.provides)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

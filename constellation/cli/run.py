@@ -19,7 +19,13 @@ from constellation.core.resources import Resources
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--mem", metavar="M", help="Memory that all processes may ask for together, such as '4 GiB'.")
 @click.option("--cpu", metavar="C", type=float, help="Cores that they may ask for together; fractions are allowed.")
-@click.option("--resource", "custom", metavar="NAME=VALUE", multiple=True, help="An amount by name, such as gpu=2; may be repeated.")
+@click.option(
+    "--resource",
+    "custom",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="An amount by name, such as gpu=2; may be repeated.",
+)
 @click.option("-m", "as_module", is_flag=True, help="PROGRAM is a module's name, as in python -m.")
 @shared_options
 @click.argument("program", required=False)
@@ -81,7 +87,9 @@ def _options_in(environ: Mapping[str, str]) -> dict[str, str]:
     except ValueError:
         options = None
     if not isinstance(options, dict):
-        raise UsageError(f"cannot read CONSTELLATION_PLUGIN_OPTIONS={text!r}: expected a JSON object of NAME.KEY and values")
+        raise UsageError(
+            f"cannot read CONSTELLATION_PLUGIN_OPTIONS={text!r}: expected a JSON object of NAME.KEY and values"
+        )
     return options
 
 
@@ -97,7 +105,9 @@ def _capacity(mem: str | None, cpu: float | None, custom: tuple[str, ...]) -> Re
         try:
             amounts[name] = float(value)
         except ValueError as error:
-            raise UsageError(f"cannot use --resource {text}: expected a number after the '=', such as {name}=2") from error
+            raise UsageError(
+                f"cannot use --resource {text}: expected a number after the '=', such as {name}=2"
+            ) from error
     return Resources(
         mem=mem if mem is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cpu=cpu if cpu is not None else len(os.sched_getaffinity(0)),

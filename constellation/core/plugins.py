@@ -161,7 +161,9 @@ class Plugins:
         for plugin in self._implementers("detect_resources"):
             amounts = self._call(plugin, "detect_resources")
             if not isinstance(amounts, Mapping):
-                raise PluginError(f"plugin {plugin!r} returned {amounts!r:.100} from detect_resources: expected amounts by name")
+                raise PluginError(
+                    f"plugin {plugin!r} returned {amounts!r:.100} from detect_resources: expected amounts by name"
+                )
             for name, amount in amounts.items():
                 if name in owners:
                     raise PluginError(_conflict("resource", name, owners[name], plugin))
@@ -187,7 +189,12 @@ class Plugins:
             else:
                 took = self._clock() - began if self._clock else 0.0
                 if took > SLOW_NEWS_S:
-                    self._silence(plugin, hook, f"took {took:.1f} s: expected at most {SLOW_NEWS_S:g} s", self._place(plugin, hook))
+                    self._silence(
+                        plugin,
+                        hook,
+                        f"took {took:.1f} s: expected at most {SLOW_NEWS_S:g} s",
+                        self._place(plugin, hook),
+                    )
 
     def listing(self) -> list[PluginInfo]:
         """List the defaults, the enabled plugins, and what could be enabled.
@@ -200,9 +207,16 @@ class Plugins:
         for kind in _KINDS:
             self._load_defaults(kind)
             self._ask(kind)
-        own = f"constellation {_own_version()}"
+        own = f"constellation {own_version()}"
         lines = [
-            PluginInfo(name, source, module, own if source == "default" else distribution, enabled=True, provides=tuple(self._provided(name)))
+            PluginInfo(
+                name,
+                source,
+                module,
+                own if source == "default" else distribution,
+                enabled=True,
+                provides=tuple(self._provided(name)),
+            )
             for name, (source, module, distribution) in self._sources.items()
         ]
         for name, (module, distribution, _) in sorted(_scan().items()):
@@ -243,16 +257,20 @@ class Plugins:
         for key in self._options:
             owner, _, option = key.rpartition(".")
             if not owner or not option:
-                raise PluginError(f"cannot use plugin option {key!r}: expected NAME.KEY=VALUE with the name of a plugin")
+                raise PluginError(
+                    f"cannot use plugin option {key!r}: expected NAME.KEY=VALUE with the name of a plugin"
+                )
             if owner not in enabled:
-                raise PluginError(f"plugin option {key!r} is for a plugin that is not enabled: enable it with --plugin {owner}")
+                raise PluginError(
+                    f"plugin option {key!r} is for a plugin that is not enabled: enable it with --plugin {owner}"
+                )
 
     def _register(self, name: str, source: tuple[str, str, str], load: Callable[[], object]) -> None:
         try:
             plugin = load()
         except Exception as error:
             raise PluginError(
-                f"cannot import plugin {name!r} ({_where(source)}): {type(error).__name__}: {error}; mend or reinstall it, or do not enable it"
+                f"cannot import plugin {name!r} ({_where(source)}): {type(error).__name__}: {error}; mend it, or do not enable it"
             ) from error
         try:
             self._manager.register(plugin, name)
@@ -260,7 +278,9 @@ class Plugins:
             raise PluginError(f"plugin {name!r} ({_where(source)}) does not fit: {_one_line(error)}") from error
         except ValueError as error:
             other = self._manager.get_name(plugin)
-            raise PluginError(f"plugin {name!r} ({_where(source)}) is enabled already, as {other!r}: name it once") from error
+            raise PluginError(
+                f"plugin {name!r} ({_where(source)}) is enabled already, as {other!r}: name it once"
+            ) from error
         if not self._manager.get_hookcallers(plugin):
             raise PluginError(
                 f"plugin {name!r} ({_where(source)}) has no hooks: expected functions marked with constellation.plugin.hookimpl"
@@ -325,11 +345,15 @@ class Plugins:
         return results[0] if results else None
 
     def _options_of(self, plugin: str) -> dict[str, str]:
-        return {key[len(plugin) + 1 :]: value for key, value in self._options.items() if key.rpartition(".")[0] == plugin}
+        return {
+            key[len(plugin) + 1 :]: value for key, value in self._options.items() if key.rpartition(".")[0] == plugin
+        }
 
     def _silence(self, plugin: str, hook: str, what: str, place: str) -> None:
         self._silenced.add((plugin, hook))
-        self._report(f"constellation: plugin {plugin!r}, hook {hook}, at {place}: {what}; not called again in this run\n")
+        self._report(
+            f"constellation: plugin {plugin!r}, hook {hook}, at {place}: {what}; not called again in this run\n"
+        )
 
     def _place(self, plugin: str, hook: str) -> str:
         own = self._manager.get_plugin(plugin)
@@ -433,7 +457,9 @@ def _project_plugins(cwd: str) -> list[str]:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise PluginError(f"cannot read {path}: {error.strerror}; it may name plugins in [tool.constellation]") from error
+        raise PluginError(
+            f"cannot read {path}: {error.strerror}; it may name plugins in [tool.constellation]"
+        ) from error
     if b"constellation" not in data:  # tomllib costs 10 ms at start-up, and most projects have no such table
         return []
     import tomllib  # late, for the same reason
@@ -463,7 +489,8 @@ def _scan() -> dict[str, _Found]:
     return found
 
 
-def _own_version() -> str:
+def own_version() -> str:
+    """Say which version of constellation is installed."""
     import importlib_metadata  # late, as above
 
     try:

@@ -18,13 +18,17 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["socket", "ssl", "asyncio", "psutil", "cloudpickle", "msgpack", "importlib_metadata", "inspect"])
+@pytest.mark.parametrize(
+    "module", ["socket", "ssl", "asyncio", "psutil", "cloudpickle", "msgpack", "importlib_metadata", "inspect"]
+)
 def test_import_constellation_is_light(module: str) -> None:
     """`import constellation` loads no heavy module."""
     assert module not in loaded_by("import constellation")
 
 
-@pytest.mark.parametrize("module", ["socket", "ssl", "asyncio", "psutil", "cloudpickle", "threading", "importlib_metadata"])
+@pytest.mark.parametrize(
+    "module", ["socket", "ssl", "asyncio", "psutil", "cloudpickle", "threading", "importlib_metadata"]
+)
 def test_a_plugin_author_pulls_in_no_socket(module: str) -> None:
     """`import constellation.plugin` loads the contracts and nothing that does I/O."""
     assert module not in loaded_by("import constellation.plugin")

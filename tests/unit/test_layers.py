@@ -16,10 +16,10 @@ LAYERS: dict[str, set[str]] = {
     "core": {"core"},
     "process": {"core", "process", "serializers"},  # functions travel as our own pickles whatever the values travel as
     "fabric": {"core", "fabric"},
-    "transports": {"core"},
-    "serializers": {"core"},
-    "schedulers": {"core"},
-    "launchers": {"core"},
+    "transports": {"core", "transports"},
+    "serializers": {"core", "serializers"},
+    "schedulers": {"core", "schedulers"},
+    "launchers": {"core", "launchers"},
     "cli": {"cli", "core", "fabric", "process"},
     "testing": {"core", "fabric", "process", "serializers", "schedulers", "testing", "transports", ""},
     "": {"cli", "core", "process"},  # constellation/__init__.py, __main__.py, plugin.py
@@ -27,8 +27,30 @@ LAYERS: dict[str, set[str]] = {
 """Folder -> the folders that it may import."""
 
 IMPURE = frozenset(
-    "_thread asyncio concurrent datetime fcntl http multiprocessing queue random resource sched secrets select selectors"
-    " socket socketserver ssl subprocess threading time urllib uuid".split()
+    {
+        "_thread",
+        "asyncio",
+        "concurrent",
+        "datetime",
+        "fcntl",
+        "http",
+        "multiprocessing",
+        "queue",
+        "random",
+        "resource",
+        "sched",
+        "secrets",
+        "select",
+        "selectors",
+        "socket",
+        "socketserver",
+        "ssl",
+        "subprocess",
+        "threading",
+        "time",
+        "urllib",
+        "uuid",
+    }
 )
 """What core may not use of the standard library: sockets, threads, processes, clocks, randomness. (`signal` has names, too.)"""
 
@@ -54,11 +76,13 @@ class Import(NamedTuple):
 
 
 def layer(file: Path) -> str:
+    """Say which layer a file belongs to: its folder's name, "" for the package's own files."""
     parts = file.relative_to(PACKAGE).parts
     return parts[0] if len(parts) > 1 else ""
 
 
 def imports(file: Path) -> Iterator[Import]:
+    """Find all imports of a file, also those inside functions."""
     tree = ast.parse(file.read_text())
     typing_only = {
         id(inner)
@@ -73,7 +97,11 @@ def imports(file: Path) -> Iterator[Import]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno} imports relatively: write the whole name"
             assert node.module is not None
-            names = [f"constellation.{alias.name}" for alias in node.names] if node.module == "constellation" else [node.module]
+            names = (
+                [f"constellation.{alias.name}" for alias in node.names]
+                if node.module == "constellation"
+                else [node.module]
+            )
             for name in names:
                 yield Import(file, node.lineno, name, id(node) in typing_only)
 

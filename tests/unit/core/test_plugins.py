@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -25,7 +25,7 @@ Write = Callable[..., None]
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """Give a function that writes a module of a package ``plug``, or an installed distribution with an entry point."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "plug").mkdir()
@@ -40,7 +40,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
             (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution or point}\nVersion: 1.5\n")
             (info / "entry_points.txt").write_text(f"[constellation]\n{point} = plug.{name}\n")
 
-    yield write  # type: ignore[misc]
+    yield write
     for loaded in set(sys.modules) - before:
         if loaded.split(".")[0] == "plug":
             del sys.modules[loaded]
@@ -102,7 +102,9 @@ def test_an_entry_point_is_imported_only_when_named(module: Write) -> None:
 def test_unknown_plugin_names_the_near_ones(module: Write) -> None:
     """A slip of the pen is found at once, and a missing package can be installed."""
     module("other", "@hookimpl\ndef detect_resources(): return {}\n", point="fancy")
-    with pytest.raises(PluginError, match=r"unknown plugin 'fanzy'; did you mean 'fancy'\?.*pip install constellation-fanzy"):
+    with pytest.raises(
+        PluginError, match=r"unknown plugin 'fanzy'; did you mean 'fancy'\?.*pip install constellation-fanzy"
+    ):
         make_plugin_manager(["fanzy"])
 
 
@@ -118,7 +120,10 @@ def test_unknown_plugin_is_refused_without_import(module: Write) -> None:
     ("ask", "text"),
     [
         (lambda plugins: plugins.transport("tpc"), r"unknown transport 'tpc'; did you mean 'tcp'\?; found: tcp"),
-        (lambda plugins: plugins.serializer("pikle"), r"unknown serializer 'pikle'; did you mean 'pickle'\?; found: msgpack, pickle"),
+        (
+            lambda plugins: plugins.serializer("pikle"),
+            r"unknown serializer 'pikle'; did you mean 'pickle'\?; found: msgpack, pickle",
+        ),
         (lambda plugins: plugins.launcher("ssh"), r"unknown launcher 'ssh'; found: none; enable the plugin"),
     ],
 )
@@ -134,21 +139,28 @@ def test_unknown_object_names_what_there_is(ask: Callable[[Plugins], object], te
 def test_import_error_names_plugin_and_cause(module: Write) -> None:
     """A plugin whose own imports fail is named, not only the module that it lacks."""
     module("broken", "import there_is_no_such_module\n")
-    with pytest.raises(PluginError, match=r"cannot import plugin 'plug\.broken'.*ModuleNotFoundError.*there_is_no_such_module"):
+    with pytest.raises(
+        PluginError, match=r"cannot import plugin 'plug\.broken'.*ModuleNotFoundError.*there_is_no_such_module"
+    ):
         make_plugin_manager(["plug.broken"])
 
 
 def test_a_module_without_hooks_is_no_plugin(module: Write) -> None:
     """Naming any module by mistake is noticed."""
     module("empty", "")
-    with pytest.raises(PluginError, match=r"plugin 'plug\.empty' \(module plug\.empty\) has no hooks: expected functions marked"):
+    with pytest.raises(
+        PluginError, match=r"plugin 'plug\.empty' \(module plug\.empty\) has no hooks: expected functions marked"
+    ):
         make_plugin_manager(["plug.empty"])
 
 
 def test_misspelt_hook_names_the_right_one(module: Write) -> None:
     """A hook that would never be called is refused."""
     module("typo", "@hookimpl\ndef register_schedulerz(): return []\n")
-    with pytest.raises(PluginError, match=r"'plug\.typo' does not fit: unknown hook 'register_schedulerz'.*did you mean 'register_schedulers'"):
+    with pytest.raises(
+        PluginError,
+        match=r"'plug\.typo' does not fit: unknown hook 'register_schedulerz'.*did you mean 'register_schedulers'",
+    ):
         make_plugin_manager(["plug.typo"])
 
 
@@ -213,7 +225,10 @@ def test_options_reach_their_plugin_only(module: Write) -> None:
     ("key", "text"),
     [
         ("depth", "cannot use plugin option 'depth': expected NAME.KEY=VALUE"),
-        ("fancy.depth", "plugin option 'fancy.depth' is for a plugin that is not enabled: enable it with --plugin fancy"),
+        (
+            "fancy.depth",
+            "plugin option 'fancy.depth' is for a plugin that is not enabled: enable it with --plugin fancy",
+        ),
     ],
 )
 def test_option_for_nobody_is_refused(key: str, text: str) -> None:
@@ -250,7 +265,10 @@ def test_a_wrapper_sees_the_calls_of_others(module: Write) -> None:
     module("one", "@hookimpl\ndef detect_resources(): return {'gpu': 1}\n")
     module(
         "around",
-        "@hookimpl(wrapper=True)\ndef detect_resources():\n    found = yield\n    return [{k: v * 2 for k, v in each.items()} for each in found]\n",
+        "@hookimpl(wrapper=True)\n"
+        "def detect_resources():\n"
+        "    found = yield\n"
+        "    return [{name: amount * 2 for name, amount in each.items()} for each in found]\n",
     )
     assert make_plugin_manager(["plug.one", "plug.around"]).detect_resources() == {"gpu": 2}
 
@@ -261,11 +279,13 @@ NEWS = "heard = []\n@hookimpl\ndef node_lost(node, reason): heard.append(reason)
 
 
 def told(plugins: Plugins, times: int = 2) -> None:
+    """Give out the same news some times."""
     for number in range(times):
         plugins.news("node_lost", node=None, reason=str(number))
 
 
 def heard(name: str) -> list[str]:
+    """Say which news a module has taken."""
     words: list[str] = sys.modules[name].heard
     return words
 
@@ -326,6 +346,7 @@ def test_calls_are_printed_when_asked_for(
 
 
 def configured(folder: Path, environ: Mapping[str, str] | None = None) -> Sequence[str]:
+    """Say which plugins a folder enables."""
     return configured_plugins(str(folder), environ or {})
 
 
@@ -347,7 +368,12 @@ def test_a_nearer_project_hides_the_one_above(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[tool.other]\nconstellation = 1\n", "[tool]\nconstellation.x = 1\n", "tool = 5  # constellation\n", "not TOML at all"],
+    [
+        "[tool.other]\nconstellation = 1\n",
+        "[tool]\nconstellation.x = 1\n",
+        "tool = 5  # constellation\n",
+        "not TOML at all",
+    ],
 )
 def test_projects_that_name_no_plugins(tmp_path: Path, text: str) -> None:
     """Other contents of a pyproject.toml are none of our business."""
@@ -358,7 +384,10 @@ def test_projects_that_name_no_plugins(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[tool.constellation]\nplugins = "a"\n', "cannot use .*plugins = 'a' in .*pyproject.toml: expected a list of names"),
+        (
+            '[tool.constellation]\nplugins = "a"\n',
+            "cannot use .*plugins = 'a' in .*pyproject.toml: expected a list of names",
+        ),
         ("[tool.constellation]\nplugins = [1]\n", r"plugins = \[1\].*expected a list of names"),
         ("[tool.constellation\n", "cannot read .*pyproject.toml: "),
         ("[tool]\nconstellation = 3\n", "plugins = 3 in"),
