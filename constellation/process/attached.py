@@ -42,7 +42,15 @@ class Attachment:
         self.control = socket.socket(fileno=mine)
         self._output, output_write = os.pipe()
         keeper_read, keeper_write = os.pipe()
-        fds = {"control": theirs, "template": -1, "stdout": -1, "stderr": -1, "pty": -1, "keeper": keeper_read, "output": output_write}
+        fds = {
+            "control": theirs,
+            "template": -1,
+            "stdout": -1,
+            "stderr": -1,
+            "pty": -1,
+            "keeper": keeper_read,
+            "output": output_write,
+        }
         config_fd = forked.write_config({**config, "fds": fds})
         passed = (config_fd, keeper_write, theirs, keeper_read, output_write)
         try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from types import ModuleType
 from typing import Any
 
 import msgpack
@@ -71,13 +71,19 @@ def attached_command(config: int, keeper_end: int) -> list[str]:
 
 def bare_template_command(config: dict[str, Any]) -> list[str]:
     """A template without a program: functions come to it by value."""
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001  # multiprocessing does
-    return [sys.executable, *flags, "-c", _preface() + _TEMPLATE, "template", json.dumps(sys.path), json.dumps(config)]
+    return [
+        sys.executable,
+        *_flags(),
+        "-c",
+        _preface() + _TEMPLATE,
+        "template",
+        json.dumps(sys.path),
+        json.dumps(config),
+    ]
 
 
 def program_command() -> list[str]:
     """The program's own command line, to be run again, without a debugger or coverage around it."""
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001  # multiprocessing does
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     original = sys.orig_argv
@@ -91,10 +97,21 @@ def program_command() -> list[str]:
         target = [original[found[0]] if found else path]
     # The program may have changed sys.argv by now; what it was given stands in the original line.
     arguments = original[found[0] + 1 :] if found else sys.argv[1:]
-    return [sys.executable, *flags, *target, *arguments]
+    return [sys.executable, *_flags(), *target, *arguments]
+
+
+def _flags() -> list[str]:
+    import subprocess  # late: a plain script never comes here
+
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
+    return flags
 
 
 def _preface() -> str:
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(constellation.__file__)))
-    others = [folder, *(os.path.dirname(os.path.dirname(os.path.abspath(module.__file__))) for module in (msgpack, pluggy))]
+    folder = _folder_of(constellation)
+    others = [folder, *(_folder_of(module) for module in (msgpack, pluggy))]
     return _PREFACE.format(folder=folder, others=list(dict.fromkeys(others)))
+
+
+def _folder_of(package: ModuleType) -> str:
+    return os.path.dirname(os.path.dirname(os.path.abspath(package.__file__ or "")))

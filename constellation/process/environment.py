@@ -31,7 +31,13 @@ def read(environ: Mapping[str, str], cwd: str, plugins: Sequence[str], capacity:
         UsageError: A value cannot be used; says which, and what is expected.
         PluginError: pyproject.toml names plugins in a way that cannot be read.
     """
-    given = _parse(environ, "CONSTELLATION_CAPACITY", _capacity, None, "a JSON list of bytes, millionths of a core, and pairs of name and millionths")
+    given = _parse(
+        environ,
+        "CONSTELLATION_CAPACITY",
+        _capacity,
+        None,
+        "a JSON list of bytes, millionths of a core, and pairs of name and millionths",
+    )
     if capacity is not None:
         given = capacity.to_fields()
     seconds = "seconds as a number, not below zero"
@@ -39,10 +45,14 @@ def read(environ: Mapping[str, str], cwd: str, plugins: Sequence[str], capacity:
         "format": _parse(environ, "CONSTELLATION_FORMAT", _format, None, " or ".join(FORMATS)),
         "capacity": given,
         "plugins": list(dict.fromkeys([*plugins, *configured_plugins(cwd, environ)])),
-        "plugin_options": _parse(environ, "CONSTELLATION_PLUGIN_OPTIONS", _options, {}, "a JSON object of NAME.KEY and texts"),
+        "plugin_options": _parse(
+            environ, "CONSTELLATION_PLUGIN_OPTIONS", _options, {}, "a JSON object of NAME.KEY and texts"
+        ),
         "grace": _parse(environ, "CONSTELLATION_GRACE", _seconds, settings.GRACE, seconds),
         "linger": _parse(environ, "CONSTELLATION_LINGER", _seconds, settings.LINGER, seconds),
-        "credit": _parse(environ, "CONSTELLATION_CREDIT", _credit, settings.CREDIT, "bytes, at least 1, such as 4194304 or '4 MiB'"),
+        "credit": _parse(
+            environ, "CONSTELLATION_CREDIT", _credit, settings.CREDIT, "bytes, at least 1, such as 4194304 or '4 MiB'"
+        ),
     }
 
 

@@ -192,7 +192,7 @@ def _exec(command: list[str], kept: list[int], *, keep_stdin: bool) -> NoReturn:
         os._exit(1)
 
 
-def _become_template(ends: _Ends, first: int, signals: set[signal.Signals], config: dict[str, Any]) -> NoReturn:
+def _become_template(ends: _Ends, first: int, signals: set[int | signal.Signals], config: dict[str, Any]) -> NoReturn:
     try:
         for fd in {fd for fd in ends.first.values() if fd >= 0}:
             os.close(fd)
@@ -251,7 +251,9 @@ def fork_template(control: int, foreign: tuple[int, ...], config: dict[str, Any]
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
-def _fork_orphan(control: int, foreign: tuple[int, ...], signals: set[signal.Signals], config: dict[str, Any]) -> NoReturn:
+def _fork_orphan(
+    control: int, foreign: tuple[int, ...], signals: set[int | signal.Signals], config: dict[str, Any]
+) -> NoReturn:
     between = os.getpid()
     if os.fork():
         os._exit(0)

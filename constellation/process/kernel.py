@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 
@@ -56,9 +55,6 @@ def threads_after_fork() -> int:
 @contextlib.contextmanager
 def fork_warnings_off() -> Iterator[None]:
     """Silence what Python 3.12 says of a fork with threads: they are counted here, by the kernel's word."""
-    if sys.version_info < (3, 12):
-        yield
-        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

@@ -48,7 +48,7 @@ def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str,
         control: Socket to the node.
         config: Settings of the deployment.
     """
-    from constellation.process import runtime  # noqa: PLC0415  # in the template it is imported once, before any fork
+    from constellation.process import runtime  # in the template it is imported once, before any fork
 
     code = 1
     threads = set(threading.enumerate())
@@ -86,12 +86,12 @@ def _outcome(action: Callable[[], None], control: socket.socket) -> int:
 
 
 def _call(payload: bytes, name: str) -> None:
-    from constellation.serializers import pickle  # noqa: PLC0415  # as above
+    from constellation.serializers import pickle  # as above
 
     function, args, kwargs = pickle.decode_call(payload)
     result = function(*args, **kwargs)
     if type(result).__name__ == "coroutine":
-        import asyncio  # noqa: PLC0415  # late: 60 ms, and most functions are plain
+        import asyncio  # late: 60 ms, and most functions are plain
 
         result = asyncio.run(result)
     if result is not None:
@@ -125,7 +125,7 @@ def exit_code(error: SystemExit) -> int:
     if isinstance(code, int):
         return code & 0xFF
     with contextlib.suppress(Exception):
-        print(code, file=sys.stderr)
+        print(code, file=sys.stderr)  # noqa: T201  # as the interpreter does
     return 1
 
 
@@ -138,8 +138,12 @@ def announce(control: socket.socket, error: BaseException) -> None:
         text = str(error)
     except Exception as broken:
         text = f"<str() of it raised {type(broken).__name__}>"
-    name = kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
-    packet = msgpack.packb(messages.fields_of(Raised(name, text.encode(errors="replace")[:LARGEST_TEXT].decode(errors="ignore"))))
+    name = (
+        kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    packet = msgpack.packb(
+        messages.fields_of(Raised(name, text.encode(errors="replace")[:LARGEST_TEXT].decode(errors="ignore")))
+    )
     with contextlib.suppress(OSError):
         control.send(packet, socket.MSG_NOSIGNAL)
 
@@ -153,11 +157,15 @@ def send_ready(control: socket.socket) -> None:
 def _join_threads(before: set[threading.Thread]) -> None:
     """Wait for the threads that were started here, as the interpreter does; not for what the template had before."""
     # concurrent.futures ends its workers by these; the list is empty where nothing of the kind is imported.
-    for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]  # no public way  # noqa: SLF001
+    for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]  # no public way
         call()
     me = threading.current_thread()
     while True:
-        mine = [thread for thread in threading.enumerate() if not thread.daemon and thread is not me and thread not in before]
+        mine = [
+            thread
+            for thread in threading.enumerate()
+            if not thread.daemon and thread is not me and thread not in before
+        ]
         if not mine:
             return
         for thread in mine:
@@ -170,7 +178,7 @@ def handle_sigterm() -> None:
         signal.signal(signal.SIGTERM, _on_sigterm)
 
 
-def _on_sigterm(number: int, frame: Any) -> NoReturn:
+def _on_sigterm(_number: int, _frame: Any) -> NoReturn:
     raise SystemExit(SIGTERM_CODE)
 
 

@@ -15,7 +15,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from constellation.core.errors import InternalError, UsageError
 from constellation.core.messages import Begin, Closed
@@ -44,7 +44,9 @@ class Deployment:
     an exception. After its end `init` may be called again.
     """
 
-    def __init__(self, running: runtime.Runtime, control: socket.socket, linger: float, attachment: Attachment | None) -> None:
+    def __init__(
+        self, running: runtime.Runtime, control: socket.socket, linger: float, attachment: Attachment | None
+    ) -> None:
         self._runtime = running
         self._control = control
         self._linger = linger
@@ -55,10 +57,12 @@ class Deployment:
     def __repr__(self) -> str:
         return f"<Deployment of {self._runtime.pid}, {'open' if self._is_open else 'closed'}>"
 
-    def __enter__(self) -> Deployment:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end(kill=kind is not None)
 
     def close(self) -> None:
@@ -76,7 +80,9 @@ class Deployment:
         if not self._is_open:
             return
         if os.getpid() != self._os_pid:
-            raise UsageError("cannot end a deployment in a process that was forked from its first one: do it in the first one")
+            raise UsageError(
+                "cannot end a deployment in a process that was forked from its first one: do it in the first one"
+            )
         self._runtime.close_deployment(kill).block()
         self._is_open = False
         _deployment = None
@@ -157,17 +163,16 @@ def init(
         "node_id": NODE_ID,
     }
     found = surroundings.look()
-    prepare_template(config, has_main=found.main is not None)
+    prepare_template(has_main=found.main is not None)
     if is_template:
         template.run_for_program(resources, config)
     return _start(config, resources, found)
 
 
-def prepare_template(config: dict[str, Any], *, has_main: bool = False) -> None:
+def prepare_template(*, has_main: bool) -> None:
     """Do what every process needs and a fork takes along.
 
     Args:
-        config: Settings of the deployment.
         has_main: Whether templates have the ``__main__`` of this program, as it is now.
     """
     pickle.remember_main(frozenset(vars(sys.modules["__main__"])) if has_main else frozenset())
@@ -181,11 +186,16 @@ def _start(config: dict[str, Any], resources: Resources, found: surroundings.Sur
     pid = Pid(NODE_ID, 1 if _count == 1 else (1 << 32) + _count, os.urandom(16))
     config = {
         **config,
-        "first": {"pid": pid.to_bytes().hex(), "process": pid.process, "function": found.function, "resources": resources.to_fields()},
+        "first": {
+            "pid": pid.to_bytes().hex(),
+            "process": pid.process,
+            "function": found.function,
+            "resources": resources.to_fields(),
+        },
     }
     attachment = None
     if not found.may_fork:
-        from constellation.process import attached, boot  # noqa: PLC0415  # late: a plain script needs no subprocess module
+        from constellation.process import attached, boot  # late: a plain script needs no subprocess module
 
         program = boot.program_command() if found.main is not None else boot.bare_template_command(config)
         attachment = attached.Attachment({**config, "mode": "attached", "program": program})
@@ -194,7 +204,9 @@ def _start(config: dict[str, Any], resources: Resources, found: surroundings.Sur
         control, _former_control = _former_control, None
         _begin(control, pid, found.function, resources, config)
     else:
-        control = forked.start({**config, "mode": "forked", "program": sys.orig_argv}, human=config["format"] in {None, "human"})
+        control = forked.start(
+            {**config, "mode": "forked", "program": sys.orig_argv}, human=config["format"] in {None, "human"}
+        )
         life.handle_sigterm()
     life.send_ready(control)
     running = runtime.Runtime(pid, None, resources, control, config)
@@ -262,7 +274,9 @@ def _check_place() -> None:
     if sys.platform != "linux":
         raise UsageError(f"constellation runs on Linux only, for now: this is {sys.platform}")
     if not sys.executable:
-        raise UsageError("constellation needs a Python interpreter of its own: sys.executable is empty, as in an embedded Python")
+        raise UsageError(
+            "constellation needs a Python interpreter of its own: sys.executable is empty, as in an embedded Python"
+        )
     installed = runtime.installed()
     if life.is_foreign():
         raise UsageError(
@@ -291,7 +305,11 @@ def _check_arguments(
         raise UsageError(f"cannot use resources={resources!r:.100}: expected Resources(mem=..., cpu=...)")
     if capacity is not None and not isinstance(capacity, Resources):
         raise UsageError(f"cannot use capacity={capacity!r:.100}: expected Resources(mem=..., cpu=...), or None")
-    if isinstance(plugins, str) or not isinstance(plugins, Sequence) or not all(isinstance(name, str) for name in plugins):
+    if (
+        isinstance(plugins, str)
+        or not isinstance(plugins, Sequence)
+        or not all(isinstance(name, str) for name in plugins)
+    ):
         raise UsageError(f"cannot use plugins={plugins!r:.100}: expected a list of names")
     for what, name in (("transport", transport), ("serializer", serializer), ("scheduler", scheduler)):
         if name is not None and not isinstance(name, str):

@@ -23,7 +23,9 @@ class Surroundings(NamedTuple):
 def look() -> Surroundings:
     """Find out. Makes a trial fork where there are several threads."""
     main = _program()
-    may_fork = main is not None and not _in_event_loop() and (kernel.thread_count() == 1 or kernel.threads_after_fork() == 1)
+    may_fork = (
+        main is not None and not _in_event_loop() and (kernel.thread_count() == 1 or kernel.threads_after_fork() == 1)
+    )
     return Surroundings(main, f"{_name(main)}:__main__", may_fork)
 
 

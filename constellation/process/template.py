@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import mmap
 import os
 import select
 import signal
@@ -59,7 +58,9 @@ def send(control: socket.socket, message: Message, fds: list[int] | None = None)
 
 def receive(control: socket.socket) -> tuple[Message | None, list[int]]:
     """Receive one message and its descriptors; None at the end."""
-    packet, fds, _, _ = socket.recv_fds(control, messages.LARGEST_PACKET, _DESCRIPTORS_PER_PACKET, socket.MSG_CMSG_CLOEXEC)
+    packet, fds, _, _ = socket.recv_fds(
+        control, messages.LARGEST_PACKET, _DESCRIPTORS_PER_PACKET, socket.MSG_CMSG_CLOEXEC
+    )
     return (messages.read(msgpack.unpackb(packet)) if packet else None), fds
 
 
@@ -210,7 +211,7 @@ class Template:
             time.sleep(0.001)
 
 
-def _ignore(number: int, frame: Any) -> None:
+def _ignore(_number: int, _frame: Any) -> None:
     """Let the signal only wake the loop. Not SIG_IGN: that would be inherited by what the processes exec."""
 
 
@@ -221,7 +222,7 @@ def become(message: Fork, fds: list[int], config: dict[str, Any]) -> NoReturn:
     os.dup2(stderr, 2)
     os.close(stdout)
     os.close(stderr)
-    payload: bytes | mmap.mmap = message.payload
+    payload = message.payload
     if len(fds) > 3:
         with open(fds[3], "rb") as file:
             payload = file.read()
@@ -257,10 +258,9 @@ def run_for_program(resources: Resources, config: dict[str, Any]) -> NoReturn:
 
 def run_bare(config: dict[str, Any]) -> NoReturn:
     """Become a template without a program: for a REPL, a notebook, pytest, ``-c``."""
-    import constellation  # noqa: F401, PLC0415  # what every process needs, once, before the forks
-    from constellation.process import start  # noqa: PLC0415  # start imports this module
+    from constellation.process import start  # start imports this module
 
-    start.prepare_template(config)
+    start.prepare_template(has_main=False)
     run_for_program(Resources(), config)
 
 
