@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 PY := $(BIN)/python
-PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+PIP := $(PY) -m pip --disable-pip-version-check install -qq
 PYTEST := $(PY) -m pytest
 
 help:  ## Show this list
