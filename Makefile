@@ -52,13 +52,13 @@ demo: .venv/demo-ready  ## Set up and run the main job, a word count over 20 MB 
 	$(PY) examples/fibonacci.py
 
 test: .venv/test-ready  ## Set up and run all tests but the slow ones and those that need root
-	@$(PYTEST) -q -n 2 --dist loadfile -m "not slow and not root"
+	@$(PYTEST) -n 2 --dist loadfile -m "not slow and not root"
 
 test-slow: .venv/test-ready  ## Run the slow tests
-	@$(PYTEST) -q -m "slow and not root" || [ $$? -eq 5 ]
+	@$(PYTEST) -m "slow and not root" || [ $$? -eq 5 ]
 
 test-root: .venv/test-ready  ## Run the tests that need root
-	@$(PYTEST) -q -m root || [ $$? -eq 5 ]
+	@$(PYTEST) -m root || [ $$? -eq 5 ]
 
 test-all: test test-slow test-root  ## Run all tests
 
