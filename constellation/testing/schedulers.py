@@ -97,7 +97,9 @@ def equal_histories_give_equal_answers(make: Make) -> None:
     one = [answer for _, _, answer in _history(make(), seed=3)]
     two = [answer for _, _, answer in _history(make(), seed=3)]
     differ = next((index for index, pair in enumerate(zip(one, two, strict=True)) if pair[0] != pair[1]), None)
-    assert differ is None, f"at question {differ} of the same history it chose {one[differ or 0]!r}, then {two[differ or 0]!r}"
+    assert differ is None, (
+        f"at question {differ} of the same history it chose {one[differ or 0]!r}, then {two[differ or 0]!r}"
+    )
 
 
 SCHEDULER_CHECKS: tuple[Callable[[Make], None], ...] = (
@@ -142,9 +144,7 @@ def _nodes(rng: random.Random, count: int) -> list[NodeView]:
     return views
 
 
-def _history(
-    scheduler: Scheduler, *, seed: int
-) -> Iterator[tuple[dict[int, NodeView], Resources, int | None]]:
+def _history(scheduler: Scheduler, *, seed: int) -> Iterator[tuple[dict[int, NodeView], Resources, int | None]]:
     """Drive a scheduler as the master does: nodes come and go, demands are placed and released."""
     rng = random.Random(seed)  # noqa: S311  # a test's dice
     views: dict[int, NodeView] = {}
