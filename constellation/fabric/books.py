@@ -1,0 +1,84 @@
+"""What the fabric keeps of each process while it lives; the roles share these records and nothing else."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from constellation.core.lifecycle import KillOrder
+
+if TYPE_CHECKING:
+    from constellation.core.pid import Pid
+    from constellation.core.resources import Resources
+    from constellation.fabric.packets import Packets
+    from constellation.fabric.templates import Template
+
+TAIL_BYTES = 4096
+"""Of what a process wrote to stderr: enough for the ten lines of its certificate."""
+
+
+class Process:
+    """A process from the moment in which it is placed until its certificate is written."""
+
+    __slots__ = (
+        "connection", "draining", "exception", "fault", "function", "is_alive", "is_attached", "is_ready", "key",
+        "number", "order", "os_pid", "outputs", "parent", "peers", "pid", "pidfd", "place", "reaped", "resources", "spawner",
+        "tail", "template", "undelivered", "waiting_for_end", "watchers",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        pid: Pid,
+        parent: Pid | None,
+        function: str,
+        resources: Resources,
+        place: str | None,
+        spawner: tuple[Process, int] | None,
+    ) -> None:
+        self.number = number
+        self.pid = pid
+        self.key = pid.to_bytes()
+        self.parent = parent
+        self.function = function
+        self.resources = resources
+        self.place = place
+        self.spawner = spawner
+        self.connection: Packets | None = None
+        self.template: Template | None = None
+        self.os_pid = 0
+        self.pidfd = -1
+        self.outputs: dict[int, int] = {}
+        """Read ends of its pipes, with 1 for stdout and 2 for stderr."""
+        self.tail = bytearray()
+        self.order = KillOrder()
+        self.is_alive = True
+        self.is_ready = False
+        self.is_attached = False
+        self.reaped: tuple[int | None, int | None] | None = None
+        """Code and signal, where the fabric itself has waited for it."""
+        self.exception: tuple[str, str] | None = None
+        self.undelivered = 0
+        self.draining: list[str] = []
+        self.fault: str | None = None
+        self.watchers: list[tuple[Process, int]] = []
+        self.peers: set[bytes] = set()
+        """Keys of the processes that it was linked with."""
+        self.waiting_for_end: list[Process] = []
+        """Processes that asked for a link when this one could not take one any more."""
+
+    def remember(self, data: bytes) -> None:
+        """Keep the end of what it writes to stderr."""
+        self.tail += data
+        if len(self.tail) > TAIL_BYTES:
+            del self.tail[: len(self.tail) - TAIL_BYTES]
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} {self.function}>"
+
+
+def close_fds(fds: list[int]) -> None:
+    """Close descriptors that were received or made; each is open."""
+    for fd in fds:
+        os.close(fd)
+    fds.clear()

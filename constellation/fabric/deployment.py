@@ -1,0 +1,308 @@
+"""One deployment in local mode: which role is where, who hears of what, and how it ends.
+
+All roles are objects in this one interpreter. A deployment ends with its last process; or sooner, by what `Ending`
+decides on Ctrl-C, signals, and the loss of stdout, of the keeper or of the attached client. Then whatever is left below
+is killed, the pipes are read to their end, and the exit code is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from constellation.core.contracts import NodeView
+from constellation.core.lifecycle import (
+    Ending,
+    EndingEvent,
+    GraceOver,
+    Interrupted,
+    KillAll,
+    Lost,
+    SignalFirst,
+    SignalOthers,
+    Terminated,
+)
+from constellation.core.output import Renderer
+from constellation.core.pid import Pid
+from constellation.core.resources import Resources
+from constellation.fabric import keeper
+from constellation.fabric.books import Process
+from constellation.fabric.bridge import Bridge
+from constellation.fabric.master import Master
+from constellation.fabric.monitor import Monitor
+from constellation.fabric.node import Node
+from constellation.fabric.templates import Starter, Template
+from constellation.fabric.terminal import Terminal
+from constellation.fabric.writer import Writer
+
+if TYPE_CHECKING:
+    from constellation.core.plugins import Plugins
+    from constellation.fabric.loop import Loop
+
+BROKEN_PIPE = 128 + signal.SIGPIPE
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGWINCH)
+
+
+class Signals:
+    """Brings signals into the loop: a handler notes them, a wake-up descriptor wakes the loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        """Install the handlers. Signals that came before, blocked, are delivered now."""
+        self._pending: set[int] = set()
+        self._read_end, self._write_end = socket.socketpair()
+        for end in (self._read_end, self._write_end):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            # What the surroundings have chosen to ignore (nohup, a shell's background job) stays so.
+            if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGCHLD:
+                signal.signal(number, lambda signum, _frame: self._pending.add(signum))
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        loop.watch(self._read_end.fileno(), self._wake)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._read_end.recv(4096)
+
+    def take(self) -> set[int]:
+        """Give what has come since the last call."""
+        if not self._pending:
+            return self._pending
+        pending, self._pending = self._pending, set()
+        return pending
+
+
+class Deployment:
+    """All roles of one local deployment.
+
+    Args:
+        loop: The fabric's loop.
+        config: What init() wrote; the keys are those of docs/design.md.
+        plugins: The deployment's plugins.
+        file_limit: RLIMIT_NOFILE as it was when the fabric began.
+    """
+
+    def __init__(self, loop: Loop, config: dict[str, Any], plugins: Plugins, file_limit: tuple[int, int]) -> None:
+        self._loop = loop
+        self._plugins = plugins
+        self._fds: dict[str, int] = config["fds"]
+        self._is_attached = config["mode"] == "attached"
+        self._program: list[str] = config["program"]
+        self._ending = Ending(config["grace"])
+        self._signals = Signals(loop)
+        self._is_over = False
+        form = config["format"] or "human"
+        self._writer = Writer(self._outputs(form))
+        loop.watch(self._writer.wake_fd, self._on_writer)
+        renderer = Renderer(form, colour=self._wants_colour(), joined=self._is_attached or _are_joined())
+        self._bridge = Bridge(loop, renderer, self._writer, plugins, config["node"])
+        self._monitor = Monitor(loop, self._bridge.output, self._has_room)
+        capacity = Resources.from_fields(config["capacity"]) if config["capacity"] is not None else None
+        master = Master(plugins.scheduler(config["scheduler"]), capacity, config["node_id"], config["node"])
+        self._news_of_node(master.node)
+        self._node = Node(
+            loop,
+            master,
+            self._monitor,
+            self._bridge,
+            lambda: plugins.transport(config["transport"]),
+            config["node_id"],
+            config["node"],
+            config["grace"],
+            self._on_change,
+            self._say,
+        )
+        self._first = self._make_first(config["first"])
+        self._terminal: Terminal | None = None
+        if self._fds["pty"] >= 0:
+            self._terminal = Terminal(
+                loop, self._fds["pty"], self._on_terminal, self._on_ctrl_c, self._suspend, self._has_room
+            )
+        loop.watch(self._fds["keeper"], self._on_keeper)
+        self._start(config, file_limit)
+
+    # Beginning
+
+    def _outputs(self, form: str) -> dict[int, int]:
+        if not self._is_attached:
+            return {1: 1, 2: 2}
+        # Only raw output has two streams, and a stream of text has one end in the caller.
+        output = self._fds["output"]
+        return {1: output, 2: 2 if form == "raw" else output}
+
+    def _wants_colour(self) -> bool:
+        return (
+            not self._is_attached
+            and os.isatty(1)
+            and not os.environ.get("NO_COLOR")
+            and os.environ.get("TERM") not in {None, "", "dumb"}
+        )
+
+    def _news_of_node(self, view: NodeView) -> None:
+        if self._plugins.names:
+            self._plugins.news("node_joined", node=view)
+
+    def _make_first(self, first: dict[str, Any]) -> Process:
+        process = Process(
+            first["process"],
+            Pid.from_bytes(bytes.fromhex(first["pid"])),
+            None,
+            first["function"],
+            Resources.from_fields(first["resources"]),
+            None,
+            None,
+        )
+        process.is_attached = self._is_attached
+        for name, number in (("stdout", 1), ("stderr", 2)):
+            fd = self._fds[name]
+            if fd >= 0:
+                os.set_blocking(fd, False)
+                process.outputs[fd] = number
+        return process
+
+    def _start(self, config: dict[str, Any], file_limit: tuple[int, int]) -> None:
+        self._bridge.news("deployment_started", first=self._first.pid, program=self._program)
+        if self._is_attached:
+            self._node.forks = Starter(self._loop, self._node, self._program, config["cwd"], file_limit, self._say)
+        else:
+            template = Template(self._loop, socket.socket(fileno=self._fds["template"]), self._node)
+            template.expect(self._first)
+            self._node.forks = template
+        self._node.begin(self._first, socket.socket(fileno=self._fds["control"]))
+
+    # What happens
+
+    def run(self) -> int:
+        """Blocks. Run until the deployment has ended.
+
+        Returns:
+            The exit code of the run.
+        """
+        while not self._is_over:
+            self._loop.step(None)
+            for number in self._signals.take():
+                self._on_signal(number)
+        return self._finish()
+
+    def _on_signal(self, number: int) -> None:
+        match number:
+            case signal.SIGCHLD:
+                self._reap()
+            case signal.SIGINT:
+                self._step(Interrupted(is_typed=False))
+            case signal.SIGTERM | signal.SIGHUP:
+                self._step(Terminated(number))
+            case signal.SIGWINCH if self._terminal is not None:
+                self._terminal.resize()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os_pid, status = os.waitpid(-1, os.WNOHANG)
+                if os_pid == 0:
+                    return
+                code = os.waitstatus_to_exitcode(status)
+                self._node.reaped(os_pid, code if code >= 0 else None, -code if code < 0 else None)
+
+    def _on_ctrl_c(self) -> None:
+        self._step(Interrupted(is_typed=True))
+
+    def _on_keeper(self) -> None:
+        if os.read(self._fds["keeper"], 16):
+            # It has remembered the terminal's settings, and would restore them if we could not.
+            if self._terminal is not None:
+                self._terminal.enter()
+            return
+        self._loop.unwatch(self._fds["keeper"])
+        self._step(Lost("keeper", 1, at_once=True))
+
+    def _on_terminal(self, data: bytes, is_typed: bool) -> None:
+        self._bridge.output(self._first.pid, 1, data, at_once=is_typed)
+
+    def _on_change(self) -> None:
+        if self._node.is_idle():
+            self._is_over = True
+        elif self._is_attached and not self._first.is_alive:
+            self._step(Lost("client", 0, at_once=False))
+
+    def _on_writer(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._writer.wake_fd)
+        failure = self._writer.failure
+        if failure is not None:
+            if self._writer.is_broken_pipe:
+                self._step(Lost("stdout", BROKEN_PIPE, at_once=False))
+            else:
+                self._say(f"constellation: cannot write to stdout: {failure.strerror}\n")
+                self._step(Lost("stdout", 1, at_once=False))
+        self._monitor.resume()
+        if self._terminal is not None:
+            self._terminal.resume()
+
+    def _has_room(self) -> bool:
+        return not self._writer.is_full
+
+    def _say(self, line: str) -> None:
+        self._writer.put([(2, line.encode())])
+
+    def _step(self, event: EndingEvent) -> None:
+        for effect in self._ending.step(event, now=self._loop.now()):
+            match effect:
+                case SignalFirst(signum, cause):
+                    if self._first.is_alive and not self._first.is_attached:
+                        self._monitor.signal(self._first, signum, cause)
+                case SignalOthers(signum, cause):
+                    for process in self._node.others:
+                        self._monitor.signal(process, signum, cause)
+                case KillAll(cause):
+                    self._kill_all(cause)
+        if self._ending.exit_code is not None and not self._node.refusal:
+            self._node.refuse(f"the deployment is ending: {self._ending.cause}")
+        deadline = self._ending.next_deadline()
+        if deadline is not None:
+            self._loop.call_at(deadline, lambda: self._step(GraceOver()))
+
+    def _kill_all(self, cause: str) -> None:
+        for process in self._node.living:
+            if not process.is_attached:
+                self._monitor.kill(process, cause)
+
+    def _suspend(self) -> None:
+        """Stop with all processes, as a job does, until the shell lets it go on."""
+        self._monitor.signal_quietly(self._node.living, signal.SIGSTOP)
+        os.kill(0, signal.SIGTSTP)
+        self._monitor.signal_quietly(self._node.living, signal.SIGCONT)
+
+    # Ending
+
+    def _finish(self) -> int:
+        keeper.sweep()
+        self._monitor.drain_all()
+        if self._terminal is not None:
+            self._terminal.drain()
+        self._bridge.finish()
+        code = self._ending.exit_code
+        if code is None:
+            code = self._bridge.exit_code(interrupted=False)
+        self._bridge.news("deployment_ended", first=self._first.pid, code=code)
+        while not self._writer.close(0.05):
+            # The reader of stdout does not read; whoever asks us to end need not wait for it.
+            if self._signals.take() & {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
+                break
+        if self._terminal is not None:
+            self._terminal.close()
+        sys.stderr.flush()
+        return code
+
+
+def _are_joined() -> bool:
+    """Whether stdout and stderr go to the same place."""
+    try:
+        one, two = os.fstat(1), os.fstat(2)
+    except OSError:
+        return True
+    return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)

@@ -1,0 +1,153 @@
+"""The keeper: the tiny process that a shell waits for, above the fabric, and that leaves nothing behind.
+
+It imports nothing of constellation and nothing heavy, so that it starts at once (``python -I -S``) and nothing can go
+wrong in it. It is a subreaper: whoever below loses its parent becomes its child. It passes the signals that ask for an
+end on to the fabric, waits for it, then kills and reaps whatever is left until there is nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, here: typed at the terminal, whose whole group gets it
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_WATCHED = (*_PASSED_ON, signal.SIGQUIT, signal.SIGCHLD)
+
+
+def main(fabric: int, keeper_end: int) -> int:
+    """Blocks. Keep a fabric until its end, then sweep.
+
+    Args:
+        fabric: OS pid of the fabric, a child of this process.
+        keeper_end: Write end of the pipe by which the fabric learns that the keeper has gone; one byte is written when
+            the terminal's settings have been remembered and the fabric may change them.
+
+    Returns:
+        The exit code: the fabric's, or 1 where a signal killed it.
+    """
+    # Blocked, they wait for sigwaitinfo, and none can come between a check and the wait for the next.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    ignored = {number for number in _PASSED_ON if signal.getsignal(number) == signal.SIG_IGN}
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    terminal = _terminal_settings()
+    with contextlib.suppress(OSError):
+        os.write(keeper_end, b"k")
+    while (status := _reap(fabric)) is None:
+        news = signal.sigwaitinfo(_WATCHED)
+        if news.si_signo not in _PASSED_ON or news.si_signo in ignored:
+            continue
+        if news.si_signo == signal.SIGINT and news.si_code == _SI_KERNEL:
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(fabric, news.si_signo)
+    sweep()
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return code
+    _restore(terminal)
+    with contextlib.suppress(OSError):
+        os.write(
+            2, f"constellation: the fabric was killed by {_name(-code)}; all its processes have been killed\n".encode()
+        )
+    return 1
+
+
+def _reap(fabric: int) -> int | None:
+    """Reap every child that has ended; give the wait status of the fabric once it is among them."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os_pid, status = os.waitpid(-1, os.WNOHANG)
+            if os_pid == 0:
+                break
+            if os_pid == fabric:
+                found = status
+    return found
+
+
+def sweep() -> None:
+    """Blocks. Kill and reap all descendants of this process, a subreaper, until there are none.
+
+    Those that fork faster than /proc is read become our children when their parents die, so the next round has them.
+    """
+    while True:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            for os_pid in _descendants(os.getpid()):
+                # A user program with more rights than ours cannot be killed, and must not keep us here.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(os_pid, signal.SIGKILL)
+            if not _reap_briefly():
+                return
+            continue
+        return
+
+
+def _reap_briefly() -> bool:
+    """Wait for the next child's end, at most 20 ms; say whether that, or anything to kill, is left."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    if os.waitpid(-1, os.WNOHANG)[0]:
+        return True
+    signal.sigtimedwait([signal.SIGCHLD], 0.02)
+    return any(_can_be_killed(os_pid) for os_pid in _descendants(os.getpid()))
+
+
+def _can_be_killed(os_pid: int) -> bool:
+    try:
+        os.kill(os_pid, 0)
+    except PermissionError:
+        return False
+    except ProcessLookupError:
+        return True
+    return True
+
+
+def _descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    # The second field is the name in parentheses, which may itself hold anything.
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+                children.setdefault(parent, []).append(int(name))
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def _terminal_settings() -> list[object] | None:
+    if not os.isatty(0):
+        return None
+    import termios  # a shared library, not needed in a pipe
+
+    try:
+        return termios.tcgetattr(0) if os.tcgetpgrp(0) == os.getpgrp() else None
+    except (OSError, termios.error):
+        return None
+
+
+def _restore(settings: list[object] | None) -> None:
+    if settings is None:
+        return
+    import termios  # as above
+
+    with contextlib.suppress(OSError, termios.error):
+        if os.tcgetpgrp(0) == os.getpgrp():
+            termios.tcsetattr(0, termios.TCSANOW, settings)  # type: ignore[arg-type]  # exactly what tcgetattr gave
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,56 @@
+"""The fabric of local mode as a program: reads its configuration, makes the roles, runs them until the deployment ends."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+from constellation.core.errors import ConstellationError
+from constellation.core.plugins import make_plugin_manager
+from constellation.fabric.deployment import Deployment
+from constellation.fabric.loop import Loop
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def main(config_fd: int) -> int:
+    """Blocks. Run the fabric of one deployment.
+
+    Args:
+        config_fd: Descriptor of the configuration, JSON from its start; read and closed.
+
+    Returns:
+        The exit code of the run.
+    """
+    with open(config_fd, "rb") as file:
+        config: dict[str, Any] = json.load(file)
+    for fd in config["fds"].values():
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    # Plugins are found where the program finds its modules; ours and the standard library's go first.
+    sys.path += [folder for folder in config["sys_path"] if folder not in sys.path]
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    file_limit = _raise_file_limit()
+    try:
+        plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
+        deployment = Deployment(Loop(), config, plugins, file_limit)
+    except ConstellationError as error:
+        sys.stderr.write(f"constellation: {error}\n")
+        return 1
+    return deployment.run()
+
+
+def _raise_file_limit() -> tuple[int, int]:
+    """Allow as many descriptors as the system does (four for each process); give the limits as they were."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft, hard
+    return soft, hard

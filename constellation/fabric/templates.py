@@ -1,0 +1,332 @@
+"""The fabric's side of templates: who forks processes, what becomes of them when it is lost, how one is started.
+
+A forked deployment begins with its template running. An attached one starts it here when the first process is wanted:
+the program run again up to its init(), or a bare interpreter. Forks are safe where one thread is left after a trial fork;
+if not, it is tried with the numeric libraries told to use one thread; and only then every process gets an interpreter of
+its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from constellation.core.lifecycle import closing_words
+from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, TemplateReady
+from constellation.fabric.books import Process, close_fds
+from constellation.fabric.loop import Loop, Timer
+from constellation.fabric.packets import Packets
+
+START_LIMIT_S = 30.0
+"""For a program to reach init() when it is run again: imports of the largest libraries take some seconds, cold."""
+
+SOCKET_BUFFER = 1 << 20
+_LOST_POLL_S = 0.01
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_FD_VARIABLE = "CONSTELLATION_TEMPLATE"
+_ONCE_VARIABLE = "CONSTELLATION_TEMPLATE_ONCE"
+_BORROWED_VARIABLE = "CONSTELLATION_TEMPLATE_BORROWED"
+"""Names of the variables that were set for the imports only, for the template to take back."""
+
+
+class Owner(Protocol):
+    """What a template tells the node."""
+
+    def forked(self, process: Process, os_pid: int, pidfd: int) -> None: ...
+
+    def fork_failed(self, process: Process, text: str) -> None: ...
+
+    def ended(self, process: Process, code: int | None, signum: int | None) -> None: ...
+
+
+class Template:
+    """A connection to one template, and the processes that it has forked.
+
+    Args:
+        loop: The fabric's loop.
+        sock: Control socket; taken over.
+        owner: Told of forks and ends.
+        on_ready: Called with the template's word that it is ready.
+        on_lost: Called once when it has gone before that.
+        is_once: Whether it becomes the process itself, so that its end is ours to wait for.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        owner: Owner,
+        *,
+        on_ready: Callable[[TemplateReady], None] | None = None,
+        on_lost: Callable[[], None] | None = None,
+        is_once: bool = False,
+    ) -> None:
+        self.pending: dict[int, Process] = {}
+        self.running: dict[int, Process] = {}
+        self.is_lost = False
+        self.is_once = is_once
+        self._loop = loop
+        self._owner = owner
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._connection = Packets(loop, sock, self._on_message, self._on_end)
+
+    def fork(self, process: Process, message: Fork, fds: Sequence[int]) -> None:
+        """Ask for a process; ``fds`` stay the caller's."""
+        process.template = self
+        self.pending[process.number] = process
+        if (
+            not self._connection.send(message, fds)
+            and self.is_lost
+            and self.pending.pop(process.number, None) is not None
+        ):
+            self._owner.fork_failed(process, "the template has gone")
+
+    def expect(self, process: Process) -> None:
+        """Count a process that the template forks by itself: the first one."""
+        process.template = self
+        self.pending[process.number] = process
+
+    def close(self) -> None:
+        """Let the template end; all its processes have ended."""
+        self._connection.close()
+        self.is_lost = True
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        match message:
+            case Forked(number, os_pid) if number in self.pending and fds:
+                process = self.pending.pop(number)
+                self.running[os_pid] = process
+                self._owner.forked(process, os_pid, fds.pop(0))
+            case ForkFailed(number, text) if number in self.pending:
+                self._owner.fork_failed(self.pending.pop(number), text)
+            case Ended(os_pid, code, signum) if os_pid in self.running:
+                self._owner.ended(self.running.pop(os_pid), code, signum)
+            case TemplateReady() if self._on_ready is not None:
+                self._on_ready(message)
+            case _:
+                pass
+        close_fds(fds)
+
+    def _on_end(self, reason: str | None) -> None:
+        self.is_lost = True
+        if self._on_lost is not None:
+            self._on_lost()
+        for process in list(self.pending.values()):
+            self._owner.fork_failed(process, f"the template has gone{f': {reason}' if reason else ''}")
+        self.pending.clear()
+        if not self.is_once:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Find out how the processes of a lost template ended.
+
+        They die with it (PDEATHSIG) and then are the fabric's to reap, unless the template had reaped them itself and
+        did not come to say so: then nothing is left that could be asked.
+        """
+        for os_pid, process in list(self.running.items()):
+            if process.reaped is not None:
+                del self.running[os_pid]
+                self._owner.ended(process, *process.reaped)
+                continue
+            try:
+                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                del self.running[os_pid]
+                self._owner.ended(process, None, None)
+            except PermissionError:
+                continue
+        if self.running:
+            self._loop.call_later(_LOST_POLL_S, self._settle)
+
+
+class Starter:
+    """Starts templates for an attached deployment, the first time that a process is wanted.
+
+    Args:
+        loop: The fabric's loop.
+        owner: As for `Template`.
+        command: What to run; it finds its control socket by an environment variable.
+        cwd: Where to run it.
+        file_limit: RLIMIT_NOFILE as the user's programs know it; the fabric's own is higher.
+        say: Takes one line for the user.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        owner: Owner,
+        command: Sequence[str],
+        cwd: str,
+        file_limit: tuple[int, int],
+        say: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._owner = owner
+        self._command = list(command)
+        self._cwd = cwd
+        self._file_limit = file_limit
+        self._say = say
+        self._template: Template | None = None
+        self._is_ready = False
+        self._one_thread = False
+        self._once = False
+        self._waiting: list[tuple[Process, Fork, list[int]]] = []
+        self._timer: Timer | None = None
+        self._os_pid = 0
+        self._stderr = -1
+        self._words = bytearray()
+
+    def fork(self, process: Process, message: Fork, fds: Sequence[int]) -> None:
+        """Ask for a process; ``fds`` stay the caller's."""
+        if self._once:
+            self._fork_once(process, message, fds)
+            return
+        if self._template is not None and self._is_ready and not self._template.is_lost:
+            self._template.fork(process, message, fds)
+            return
+        self._waiting.append((process, message, [os.dup(fd) for fd in fds]))
+        if self._template is None or self._template.is_lost:
+            self._start()
+
+    def _start(self) -> None:
+        self._is_ready = False
+        self._words.clear()
+        try:
+            sock, self._os_pid, self._stderr = self._launch(once=False)
+        except OSError as error:
+            self._fail(f"cannot start {self._command[0]}: {error.strerror}")
+            return
+        self._loop.watch(self._stderr, self._read_words)
+        self._template = Template(self._loop, sock, self._owner, on_ready=self._ready, on_lost=self._lost)
+        self._timer = self._loop.call_later(START_LIMIT_S, self._too_late)
+
+    def _launch(self, *, once: bool) -> tuple[socket.socket, int, int]:
+        ours, theirs = control_pair()
+        try:
+            environment = {**os.environ, _FD_VARIABLE: str(theirs.fileno())}
+            if once:
+                environment[_ONCE_VARIABLE] = "1"
+            if self._one_thread:
+                environment |= _ONE_THREAD
+                environment[_BORROWED_VARIABLE] = ",".join(name for name in _ONE_THREAD if name not in os.environ)
+            started = subprocess.Popen(
+                self._command,
+                env=environment,
+                cwd=self._cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        assert started.stderr is not None
+        words = fcntl.fcntl(started.stderr, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.set_blocking(words, False)
+        started.stderr.close()
+        started.returncode = 0  # the fabric reaps; Popen must not
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(started.pid, resource.RLIMIT_NOFILE, self._file_limit)
+        return ours, started.pid, words
+
+    def _read_words(self) -> None:
+        try:
+            data = os.read(self._stderr, 64 << 10)
+        except BlockingIOError:
+            return
+        if data:
+            self._words += data
+            del self._words[: max(0, len(self._words) - (16 << 10))]
+        else:
+            self._loop.unwatch(self._stderr)
+            os.close(self._stderr)
+            self._stderr = -1
+
+    def _ready(self, message: TemplateReady) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if message.threads > 1:
+            self._again(message.threads)
+            return
+        self._is_ready = True
+        waiting, self._waiting = self._waiting, []
+        for process, fork, fds in waiting:
+            assert self._template is not None
+            self._template.fork(process, fork, fds)
+            close_fds(fds)
+
+    def _again(self, threads: int) -> None:
+        """Forks of it are unsafe: try with one thread, then without forks."""
+        assert self._template is not None
+        self._template.close()
+        self._template = None
+        if not self._one_thread:
+            self._one_thread = True
+            self._start()
+            return
+        self._one_thread = False
+        self._once = True
+        self._say(
+            f"constellation: {threads} threads run in the program before init(), so it cannot be forked: "
+            "every process gets an interpreter of its own, and starts as slowly as the program does\n"
+        )
+        waiting, self._waiting = self._waiting, []
+        for process, fork, fds in waiting:
+            self._fork_once(process, fork, fds)
+            close_fds(fds)
+
+    def _fork_once(self, process: Process, message: Fork, fds: Sequence[int]) -> None:
+        try:
+            sock, _, words = self._launch(once=True)
+        except OSError as error:
+            self._owner.fork_failed(process, f"cannot start {self._command[0]}: {error.strerror}")
+            return
+        process.outputs[words] = 2  # what it says before it is the process: the reason, if it never gets there
+        Template(self._loop, sock, self._owner, is_once=True).fork(process, message, fds)
+
+    def _lost(self) -> None:
+        if self._is_ready:
+            return
+        if self._stderr >= 0:
+            self._read_words()
+        self._fail("the program, run again as a template, ended before it came to init()")
+
+    def _too_late(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._os_pid, signal.SIGKILL)
+        if self._template is not None:
+            self._template.close()
+        self._fail(f"the program, run again as a template, did not come to init() within {START_LIMIT_S:g} s")
+
+    def _fail(self, text: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        words = "\n".join(f"    {line}" for line in closing_words(bytes(self._words), 20))
+        waiting, self._waiting = self._waiting, []
+        for process, _, fds in waiting:
+            close_fds(fds)
+            self._owner.fork_failed(process, f"{text}; it said:\n{words}" if words else text)
+
+
+def control_pair() -> tuple[socket.socket, socket.socket]:
+    """Make a control connection: the fabric's end, and the other one.
+
+    Raises:
+        OSError: The descriptors are exhausted.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    return ours, theirs
