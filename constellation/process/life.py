@@ -21,17 +21,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-import msgpack
-
-from constellation.core import messages
-from constellation.core.messages import Fork, Raised, Ready
+from constellation.core.messages import Fork
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
+from constellation.process import runtime
+from constellation.serializers import pickle
 
 SIGTERM_CODE = 143
 INTERRUPT_CODE = 130
-LARGEST_TEXT = 8 << 10
-"""Of an exception's text in a death certificate; what is longer is cut."""
 
 _is_forking = False
 _watches_forks = False
@@ -48,8 +45,6 @@ def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str,
         control: Socket to the node.
         config: Settings of the deployment.
     """
-    from constellation.process import runtime  # in the template it is imported once, before any fork
-
     code = 1
     threads = set(threading.enumerate())
     pid, parent = Pid.from_bytes(message.pid), Pid.from_bytes(message.parent)
@@ -59,15 +54,14 @@ def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str,
         handle_sigterm()
         mine = runtime.Runtime(pid, parent, Resources.from_fields(message.resources), control, config)
         runtime.install(mine)
-        send_ready(control)
         mine.start()
-        code = _outcome(lambda: _call(payload, message.function), control)
-        code = _outcome(lambda: _join_threads(threads), control) or code
+        code = _outcome(lambda: _call(payload, message.function))
+        code = _outcome(lambda: _join_threads(threads)) or code
         atexit._run_exitfuncs()
         if not _is_foreign:  # a child that the function forked, and that has returned from it like its parent
             mine.leave(config["linger"])
     except BaseException as error:
-        code = _report(error, control)
+        code = _report(error)
     finally:
         # Whatever interrupts the end (a second SIGTERM) must not lead back into the template's frames.
         try:
@@ -76,18 +70,16 @@ def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str,
             os._exit(code & 0xFF)
 
 
-def _outcome(action: Callable[[], None], control: socket.socket) -> int:
+def _outcome(action: Callable[[], None]) -> int:
     """Run something of the user's; the exit code that Python would give for how it ended."""
     try:
         action()
     except BaseException as error:
-        return _report(error, control)
+        return _report(error)
     return 0
 
 
 def _call(payload: bytes, name: str) -> None:
-    from constellation.serializers import pickle  # as above
-
     function, args, kwargs = pickle.decode_call(payload)
     result = function(*args, **kwargs)
     if type(result).__name__ == "coroutine":
@@ -104,11 +96,11 @@ def _call(payload: bytes, name: str) -> None:
         )
 
 
-def _report(error: BaseException, control: socket.socket) -> int:
+def _report(error: BaseException) -> int:
     """Show an uncaught exception as Python does, tell the node, and give the exit code."""
     if isinstance(error, SystemExit):
         return exit_code(error)
-    announce(control, error)
+    announce(error)
     # The frames of ours above the user's first one say nothing to the user.
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
@@ -129,9 +121,10 @@ def exit_code(error: SystemExit) -> int:
     return 1
 
 
-def announce(control: socket.socket, error: BaseException) -> None:
+def announce(error: BaseException) -> None:
     """Tell the node which exception is about to end this process."""
-    if _is_foreign:
+    running = runtime.installed()
+    if running is None or _is_foreign:
         return
     kind = type(error)
     try:
@@ -141,17 +134,7 @@ def announce(control: socket.socket, error: BaseException) -> None:
     name = (
         kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
     )
-    packet = msgpack.packb(
-        messages.fields_of(Raised(name, text.encode(errors="replace")[:LARGEST_TEXT].decode(errors="ignore")))
-    )
-    with contextlib.suppress(OSError):
-        control.send(packet, socket.MSG_NOSIGNAL)
-
-
-def send_ready(control: socket.socket) -> None:
-    """Tell the node that this process runs, so that its Pid may be given out."""
-    with contextlib.suppress(OSError):
-        control.send(msgpack.packb(messages.fields_of(Ready(os.getpid()))), socket.MSG_NOSIGNAL)
+    running.raised(name, text.encode(errors="replace").decode())  # surrogates do not travel
 
 
 def _join_threads(before: set[threading.Thread]) -> None:

@@ -108,7 +108,7 @@ class Deployment:
     def on_exception(self, error: BaseException) -> None:
         """Note an exception that is about to end the first process."""
         if self._is_open and os.getpid() == self._os_pid:
-            life.announce(self._control, error)
+            life.announce(error)
 
 
 def init(
@@ -147,11 +147,6 @@ def init(
     if not is_template:
         _check_place()
     settings = environment.read(os.environ, os.getcwd(), plugins, capacity)
-    manager = make_plugin_manager(settings["plugins"], settings["plugin_options"])
-    manager.transport(transport)
-    manager.serializer(serializer)
-    if scheduler is not None:
-        manager.scheduler(scheduler)
     config = {
         **settings,
         "scheduler": scheduler,
@@ -162,19 +157,23 @@ def init(
         "node": NODE,
         "node_id": NODE_ID,
     }
+    if scheduler is not None:
+        make_plugin_manager(settings["plugins"], settings["plugin_options"]).scheduler(scheduler)
     found = surroundings.look()
-    prepare_template(has_main=found.main is not None)
+    prepare_template(config, has_main=found.main is not None)
     if is_template:
         template.run_for_program(resources, config)
     return _start(config, resources, found)
 
 
-def prepare_template(*, has_main: bool) -> None:
+def prepare_template(config: dict[str, Any], *, has_main: bool) -> None:
     """Do what every process needs and a fork takes along.
 
     Args:
+        config: Settings of the deployment.
         has_main: Whether templates have the ``__main__`` of this program, as it is now.
     """
+    runtime.prepare(config)
     pickle.remember_main(frozenset(vars(sys.modules["__main__"])) if has_main else frozenset())
     life.watch_forks()
 
@@ -208,7 +207,6 @@ def _start(config: dict[str, Any], resources: Resources, found: surroundings.Sur
             {**config, "mode": "forked", "program": sys.orig_argv}, human=config["format"] in {None, "human"}
         )
         life.handle_sigterm()
-    life.send_ready(control)
     running = runtime.Runtime(pid, None, resources, control, config)
     runtime.install(running)
     running.start()

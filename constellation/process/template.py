@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 import msgpack
 
+import constellation
 from constellation.core import messages
 from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, TemplateReady
 from constellation.core.resources import Resources
@@ -118,7 +119,9 @@ class Template:
         self._control.setblocking(True)
         self._poll.register(self._control, select.EPOLLIN)
         self._poll.register(self._wakeup[0], select.EPOLLIN)
-        life.note_open_files()
+        # The package loads its names on demand; once here is better than once in every process.
+        for name in constellation.__all__:
+            getattr(constellation, name)
         gc.collect()
         gc.freeze()
 
@@ -247,6 +250,7 @@ def run_for_program(resources: Resources, config: dict[str, Any]) -> NoReturn:
         os.environ.pop(name, None)
     once = os.environ.pop(ONCE_VARIABLE, "") == "1"
     life.line_buffer()
+    life.note_open_files()
     life.flush_standard_streams()
     kernel.become_subreaper()
     kernel.die_with_parent(os.getppid())
@@ -260,7 +264,7 @@ def run_bare(config: dict[str, Any]) -> NoReturn:
     """Become a template without a program: for a REPL, a notebook, pytest, ``-c``."""
     from constellation.process import start  # start imports this module
 
-    start.prepare_template(has_main=False)
+    start.prepare_template(config, has_main=False)
     run_for_program(Resources(), config)
 
 
@@ -272,7 +276,6 @@ def _run_once(control: socket.socket, config: dict[str, Any]) -> NoReturn:
     send(control, Forked(message.process, os.getpid()), [pidfd])
     os.close(pidfd)
     control.close()
-    life.note_open_files()
     handlers: dict[int, Any] = {}
     life.detach_from_loops(handlers)
     for number, handler in handlers.items():
