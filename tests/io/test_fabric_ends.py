@@ -120,43 +120,37 @@ def test_a_reader_that_does_not_read_stops_neither_spawns_nor_ends() -> None:
         assert harness.finish()[0] == 1
 
 
+def _run_keeper(body: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a keeper over a child that does ``body``, in an interpreter as bare as the real one."""
+    lines = [
+        f"import os, sys, signal, subprocess; sys.path.insert(0, {os.getcwd()!r})",
+        "from constellation.fabric.keeper import main",
+        "end = os.pipe()[1]",
+        "child = os.fork()",
+        f"if child == 0: {body}",
+        "sys.exit(main(child, end))",
+    ]
+    command = [sys.executable, "-I", "-S", "-c", "\n".join(lines)]
+    return subprocess.run(command, check=False, capture_output=True, timeout=LIMIT_S)
+
+
 def test_keeper_gives_the_fabric_s_code_and_sweeps() -> None:
     """What was left below it is gone when it has ended, with setsid too."""
-    script = (
-        "import os, sys, subprocess\n"
-        "from constellation.fabric.keeper import main\n"
-        "r, w = os.pipe()\n"
-        "pid = os.fork()\n"
-        "if pid == 0:\n"
-        "    left = subprocess.Popen(['setsid', 'sleep', '1000'])\n"
-        "    print(left.pid, flush=True)\n"
-        "    os._exit(7)\n"
-        "sys.exit(main(pid, w))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {os.getcwd()!r})\n{script}"],
-        capture_output=True,
-        timeout=LIMIT_S,
-    )
+    done = _run_keeper("print(subprocess.Popen(['setsid', 'sleep', '1000']).pid, flush=True); os._exit(7)")
     assert done.returncode == 7, done.stderr
     assert not os.path.exists(f"/proc/{int(done.stdout)}")
 
 
 def test_keeper_says_that_the_fabric_was_killed() -> None:
     """One sentence, and code 1."""
-    script = (
-        "import os, sys, signal\n"
-        "from constellation.fabric.keeper import main\n"
-        "r, w = os.pipe()\n"
-        "pid = os.fork()\n"
-        "if pid == 0:\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.exit(main(pid, w))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {os.getcwd()!r})\n{script}"],
-        capture_output=True,
-        timeout=LIMIT_S,
-    )
+    done = _run_keeper("os.kill(os.getpid(), signal.SIGKILL)")
     assert done.returncode == 1
     assert done.stderr == b"constellation: the fabric was killed by SIGKILL; all its processes have been killed\n"
+
+
+def test_keeper_passes_signals_on() -> None:
+    """A SIGINT sent to it alone reaches the fabric."""
+    done = _run_keeper(
+        "signal.signal(2, lambda *_: os._exit(9)); os.kill(os.getppid(), 2); signal.pause(); signal.pause()"
+    )
+    assert done.returncode == 9
