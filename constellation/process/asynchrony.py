@@ -1,0 +1,253 @@
+"""`await` under asyncio (any loop) and trio.
+
+One watcher per event loop: it has the loop call it when the reactor's epoll is readable (an epoll can itself be
+watched), and then drives once. While somebody awaits, the background thread keeps out, so that each event wakes one
+thread. A watcher that is called while nobody awaits disarms; the next await arms it again.
+
+Before it yields to the loop an await polls for a moment, as a blocking wait does, where the loop has nothing else to do.
+Every millisecond it yields in any case, so that timers and other descriptors are served.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import sys
+from collections.abc import Callable, Generator
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from constellation.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from constellation.process.operations import Operation
+    from constellation.process.reactor import Reactor
+
+_FAIR = 0.001
+"""Seconds after which an await that is ready yields to the loop all the same."""
+
+_last_yield = 0.0
+
+
+def run(operation: Operation[Any]) -> Generator[Any, Any, None]:
+    """Complete an operation in whichever loop runs here.
+
+    Raises:
+        UsageError: No event loop that is known runs here.
+    """
+    global _last_yield  # noqa: PLW0603  # fairness is of the whole process
+    done = operation.poll()
+    now = perf_counter()
+    if done and now - _last_yield < _FAIR:
+        return
+    fair = now - _last_yield < _FAIR
+    trio: Any = sys.modules.get("trio")
+    if trio is not None and _in_trio(trio):
+        if done:
+            _last_yield = now
+            yield from trio.lowlevel.cancel_shielded_checkpoint().__await__()
+        else:
+            yield from _trio_watcher(operation.runtime().reactor, trio).park(operation)
+            _last_yield = perf_counter()
+        return
+    if done:
+        _last_yield = now
+        yield  # a bare yield is asyncio's way to let the others run
+        return
+    watcher = _asyncio_watcher(operation.runtime().reactor)
+    if fair and watcher.spin(operation):
+        return
+    yield from watcher.park(operation)
+    _last_yield = perf_counter()
+
+
+def _in_trio(trio: Any) -> bool:
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _AsyncioWatcher:
+    """One asyncio loop, for one reactor."""
+
+    def __init__(self, reactor: Reactor, loop: asyncio.AbstractEventLoop) -> None:
+        self._reactor = reactor
+        self._loop = loop
+        self._thread = _thread.get_ident()
+        self._waiting = 0
+        self._armed = False
+        self._score = 4
+        # uvloop does not show its queue: there the await goes to sleep at once.
+        self._ready = getattr(loop, "_ready", None)
+
+    def spin(self, operation: Operation[Any]) -> bool:
+        """Poll for a moment, where that has paid lately and the loop has nothing else to do. Whether it is done."""
+        reactor = self._reactor
+        if self._ready is None or self._ready or not reactor.spin:
+            return False
+        if self._score <= 0:
+            self._score += 1 if reactor.turn & 15 == 0 else 0
+            return False
+        until = perf_counter() + reactor.spin
+        while True:
+            if reactor.poll_now() and operation.poll():
+                self._score = min(self._score + 1, 8)
+                return True
+            if self._ready or perf_counter() > until:
+                self._score -= 1
+                return False
+
+    def park(self, operation: Operation[Any]) -> Generator[Any, Any, None]:
+        """Wait for an operation without holding up the loop."""
+        reactor, loop = self._reactor, self._loop
+        future: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def notify() -> None:
+            if _thread.get_ident() == self._thread:
+                settle()
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(settle)
+
+        sources = operation.sources()
+        for source in sources:
+            source.waiters.append(notify)
+        self._enter()
+        try:
+            while not operation.poll():
+                if reactor.deferred:
+                    reactor.flush_deferred()
+                yield from future
+                future = loop.create_future()
+        finally:
+            for source in sources:
+                source.waiters.remove(notify)
+            self._leave()
+
+    def _enter(self) -> None:
+        self._waiting += 1
+        if self._waiting == 1:
+            self._reactor.enter_loop()
+        if not self._armed:
+            self._armed = True
+            self._loop.add_reader(self._reactor.epoll.fileno(), self._on_readable)
+
+    def _leave(self) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            self._reactor.leave_loop()
+
+    def _on_readable(self) -> None:
+        if self._reactor.stopped or not self._waiting:
+            self._armed = False
+            self._loop.remove_reader(self._reactor.epoll.fileno())
+        if not self._reactor.stopped:
+            self._reactor.poll_now()
+
+
+class _TrioWatcher:
+    """One trio run, for one reactor."""
+
+    def __init__(self, reactor: Reactor, trio: Any, on_end: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = _thread.get_ident()
+        self._waiting = 0
+        self._armed = False
+        self._on_end = on_end
+
+    def park(self, operation: Operation[Any]) -> Generator[Any, Any, None]:
+        """Wait for an operation without holding up the run."""
+        trio = self._trio
+        task = trio.lowlevel.current_task()
+        parked = False
+
+        def settle() -> None:
+            nonlocal parked
+            if parked:
+                parked = False
+                trio.lowlevel.reschedule(task)
+
+        def notify() -> None:
+            if _thread.get_ident() == self._thread:
+                settle()
+            else:
+                try:
+                    self._token.run_sync_soon(settle)
+                except trio.RunFinishedError:
+                    return
+
+        def abort(_raise: object) -> Any:
+            nonlocal parked
+            parked = False
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        sources = operation.sources()
+        for source in sources:
+            source.waiters.append(notify)
+        self._enter()
+        try:
+            while not operation.poll():
+                if self._reactor.deferred:
+                    self._reactor.flush_deferred()
+                parked = True
+                yield from trio.lowlevel.wait_task_rescheduled(abort).__await__()
+        finally:
+            for source in sources:
+                source.waiters.remove(notify)
+            self._leave()
+
+    def _enter(self) -> None:
+        self._waiting += 1
+        if self._waiting == 1:
+            self._reactor.enter_loop()
+        if not self._armed:
+            self._armed = True
+            self._trio.lowlevel.spawn_system_task(self._watch)
+
+    def _leave(self) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            self._reactor.leave_loop()
+
+    async def _watch(self) -> None:
+        try:
+            while True:
+                await self._trio.lowlevel.wait_readable(self._reactor.epoll.fileno())
+                if self._reactor.stopped or not self._waiting:
+                    return
+                self._reactor.poll_now()
+        finally:
+            self._armed = False
+            self._on_end()
+
+
+_asyncio_watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncioWatcher] = WeakKeyDictionary()
+_trio_watchers: dict[Any, _TrioWatcher] = {}
+
+
+def _asyncio_watcher(reactor: Reactor) -> _AsyncioWatcher:
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        message = "await on an operation outside asyncio and trio: use .block() in plain code, or run it in one of them"
+        raise UsageError(message) from None
+    watcher = _asyncio_watchers.get(loop)
+    if watcher is None or watcher._reactor is not reactor:
+        watcher = _asyncio_watchers[loop] = _AsyncioWatcher(reactor, loop)
+    return watcher
+
+
+def _trio_watcher(reactor: Reactor, trio: Any) -> _TrioWatcher:
+    token = trio.lowlevel.current_trio_token()
+    watcher = _trio_watchers.get(token)
+    if watcher is None or watcher._reactor is not reactor:
+        watcher = _trio_watchers[token] = _TrioWatcher(reactor, trio, lambda: _trio_watchers.pop(token, None) and None)
+    return watcher

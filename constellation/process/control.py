@@ -1,0 +1,185 @@
+"""This process's end of its control connection to the node, and the requests under way on it.
+
+One packet is one message (core/messages.py). None is on the hot path, so signals are blocked while one is sent or
+handled: a Ctrl-C must not repeat a spawn or lose a link.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from array import array
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import _signal
+import msgpack
+
+from constellation.core import messages
+from constellation.core.errors import ConstellationError
+from constellation.core.messages import Message
+from constellation.process.reactor import EPOLLIN, EPOLLOUT
+
+if TYPE_CHECKING:
+    from constellation.process.reactor import Reactor
+
+_PACKET = (messages.LARGEST_PACKET,)
+_ANCILLARY = (socket.CMSG_SPACE(8 * array("i").itemsize),)
+_FLAGS = (socket.MSG_CMSG_CLOEXEC,)
+_ALL_SIGNALS = _signal.valid_signals()
+
+
+class Blocked:
+    """Signals blocked in this thread, for a block that must run as a whole."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
+
+    def __exit__(self, *exc_info: object) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+
+class Request:
+    """Something asked of the node, and its answer when it has come."""
+
+    __slots__ = ("answer", "number", "waiters")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.answer: Message | None = None
+        self.waiters: list[Callable[[], None]] = []
+
+
+class Control:
+    """The connection to the node.
+
+    Args:
+        reactor: Where it is watched.
+        sock: The socket; taken over.
+        on_message: Called with each message that is no answer, and its descriptors.
+        on_end: Called when the node has gone.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        on_message: Callable[[Message, list[int]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._reactor = reactor
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._on_message = on_message
+        self._on_end = on_end
+        self._got: list[tuple[bytes, list[Any], int, Any]] = []
+        self._queue: list[tuple[bytes, list[int]]] = []
+        self._requests: dict[int, Request] = {}
+        self._last = 0
+        self.is_open = True
+        reactor.watch(self._fd, self)
+
+    def request(self) -> Request:
+        """A number for a question, under which its answer is awaited."""
+        self._last = number = self._last + 1
+        request = self._requests[number] = Request(number)
+        return request
+
+    def forget(self, request: Request) -> None:
+        """Nobody waits for the answer any more."""
+        self._requests.pop(request.number, None)
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Send a message, now or when there is room. Copies of ``fds`` are kept as long as needed."""
+        packet = msgpack.packb(messages.fields_of(message))
+        with Blocked():
+            self._queue.append((packet, [os.dup(fd) for fd in fds]))
+            self._flush()
+
+    def _flush(self) -> None:
+        queue = self._queue
+        while queue and self.is_open:
+            packet, fds = queue[0]
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            try:
+                self._socket.sendmsg([packet], ancillary)
+            except BlockingIOError:
+                self._reactor.epoll.modify(self._fd, EPOLLIN | EPOLLOUT)
+                return
+            except OSError:
+                # The node has gone; the reader sees it, after what the node still said.
+                queue.clear()
+                return
+            del queue[0]
+            for fd in fds:
+                os.close(fd)
+
+    def on_ready(self, events: int) -> None:
+        """Handle what the node says."""
+        if events & EPOLLOUT:
+            with Blocked():
+                self._reactor.epoll.modify(self._fd, EPOLLIN)
+                self._flush()
+        got = self._got
+        try:
+            while True:
+                if not got:
+                    got += map(self._socket.recvmsg, _PACKET, _ANCILLARY, _FLAGS)
+                with Blocked():
+                    data, ancillary = got[0][:2]
+                    del got[0]
+                    if not data:
+                        self._end()
+                        return
+                    self._handle(messages.read(msgpack.unpackb(data)), _descriptors(ancillary))
+        except BlockingIOError:
+            return
+        except OSError:
+            with Blocked():
+                self._end()
+
+    def _handle(self, message: Message, fds: list[int]) -> None:
+        number = getattr(message, "request", None)
+        if number is None:
+            self._on_message(message, fds)
+            return
+        request = self._requests.pop(number, None)
+        if request is not None:
+            request.answer = message
+            self._reactor.touched += (request,)
+
+    def _end(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self._reactor.forget(self._fd)
+            for request in list(self._requests.values()):
+                self._reactor.touched += (request,)
+            self._on_end()
+
+    def check(self) -> None:
+        """Raise where the node has gone: no answer will come.
+
+        Raises:
+            ConstellationError: The connection has ended.
+        """
+        if not self.is_open:
+            raise ConstellationError("the node of this process has gone: no request can be answered")
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.is_open = False
+        self._reactor.forget(self._fd)
+        self._socket.close()
+
+
+def _descriptors(ancillary: list[Any]) -> list[int]:
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array("i")
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            fds += numbers
+    return fds

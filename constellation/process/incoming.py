@@ -1,0 +1,309 @@
+"""The receiving half of one incarnation of a channel: what has arrived, and how much more may.
+
+Credit (core/credit.py has the rule and its tests): the sender may have sent `granted` bytes in all. `granted` begins at
+one window and grows with what has been taken; a channel whose sender says that it wants more gets the whole credit as
+its window if the runtime's budget has room, and what a posted recv needs in any case.
+"""
+
+from __future__ import annotations
+
+import _thread
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from constellation.core import framing, settings
+from constellation.core.errors import ChannelClosed, TypeMismatch
+from constellation.process.memory import BytesRoom
+
+if TYPE_CHECKING:
+    from constellation.process.peer import Peer
+
+LARGE = -1
+NOTHING: Any = type("Nothing", (), {"__repr__": lambda self: "NOTHING"})()
+"""What `Incoming.take` gives when no value is there."""
+
+_RAW = framing.RAW
+_LIST = framing.LIST
+
+
+class Assembly:
+    """A large value on its way in: one place per part."""
+
+    __slots__ = ("_rooms", "_views", "_what", "starts", "total")
+
+    def __init__(self, peer: Peer, what: int, sizes: tuple[int, ...]) -> None:
+        self._what = what
+        self.total = sum(sizes)
+        self._rooms: list[Any] = []
+        self._views: list[memoryview] = []
+        for size in sizes:
+            if what == framing.BYTES:
+                room = BytesRoom(size)
+                self._rooms.append(room)
+                self._views.append(room.view)
+            elif what == framing.BYTEARRAY:
+                array = bytearray(size)
+                self._rooms.append(array)
+                self._views.append(memoryview(array))
+            else:
+                view = peer.runtime.pool.take(size)
+                self._rooms.append(view)
+                self._views.append(view)
+
+    def room(self, at: int, length: int) -> memoryview:
+        """The place of ``length`` bytes from ``at`` on: a chunk lies within one part."""
+        for view in self._views:
+            if at < len(view):
+                if at + length > len(view):
+                    break
+                return view[at : at + length]
+            at -= len(view)
+        raise framing.FrameError(f"a chunk of {length} bytes that does not fit its value")
+
+    def finish(self, decode: Callable[[Any], Any]) -> Any:
+        """The value."""
+        if self._what == framing.BYTES:
+            return self._rooms[0].finish()
+        if self._what == framing.ENCODED:
+            return decode(self._rooms)
+        return self._rooms[0]
+
+
+class Incoming:
+    """One incarnation of a channel, at its receiver."""
+
+    __slots__ = (
+        "_assembly", "_decode", "_lock", "_reported", "_want", "_widened", "discarding", "ended", "filled", "granted",
+        "incarnation", "name", "number", "peer", "queue", "received", "sender_type", "stated_type", "taken", "used",
+        "values", "waiters", "window",
+    )  # fmt: skip
+
+    def __init__(self, peer: Peer, name: str, incarnation: int) -> None:
+        self.peer = peer
+        self.name = name
+        self.incarnation = incarnation
+        self.number: int | None = None
+        self.queue: deque[tuple[int, Any, int]] = deque()
+        self.values: deque[Any] = deque()
+        self.received = self.taken = self._reported = 0
+        self.window = self.granted = settings.WINDOW
+        self.sender_type = self.stated_type = ""
+        self.used = False
+        self.discarding = False  # the receiving end of this incarnation is closed
+        self.ended: BaseException | None = None  # what a recv raises after the last value
+        self.waiters: list[Callable[[], None]] = []
+        self.filled = 0
+        self._assembly: Assembly | None = None
+        self._want = 0
+        self._widened = False
+        self._lock = _thread.RLock()
+        self._decode = peer.runtime.serializer.decode
+
+    # Taking
+
+    def take(self) -> Any:
+        """The next value, or NOTHING. It leaves the channel in the very step that returns it.
+
+        Raises:
+            ChannelError: There is no value, and none will come.
+            SerializationError: The next value cannot be decoded; it is passed over.
+        """
+        with self._lock:
+            values = self.values
+            if values:
+                value = values[0]
+                del values[0]
+                return value  # commit, from `value` on
+            queue = self.queue
+            if not queue:
+                return self._take_none()
+            if self.sender_type and self.stated_type and self.sender_type != self.stated_type:
+                raise self._mismatch()
+            kind, payload, size = queue[0]
+            if kind == _RAW:
+                value = payload
+            elif kind == LARGE:
+                try:
+                    value = payload.finish(self._decode)
+                except BaseException as error:
+                    self._pass_over(error, size)
+                    raise
+            else:
+                try:
+                    value = self._decode((payload,))
+                except BaseException as error:
+                    self._pass_over(error, size)
+                    raise
+                if kind == _LIST:
+                    more = deque(value)
+                    value = more[0]
+                    del more[0]
+                    del queue[0]
+                    self.values = more
+                    self.taken += size  # commit, from `del queue[0]` on
+                    if self.taken - self._reported >= self.window >> 2:
+                        self._report()
+                    return value
+            if self.taken + size - self._reported >= self.window >> 2:
+                self._report(size)
+            del queue[0]
+            self.taken += size
+            return value  # commit, from `del queue[0]` on
+
+    def _pass_over(self, error: BaseException, size: int) -> None:
+        """A value that cannot be decoded is lost with its error; one that a Ctrl-C interrupted stays."""
+        if isinstance(error, Exception):
+            del self.queue[0]
+            self.taken += size  # commit
+
+    def _take_none(self) -> Any:
+        if self.sender_type and self.stated_type and self.sender_type != self.stated_type:
+            raise self._mismatch()
+        if self._want > self.granted:
+            self._grant_to(self._want)
+        if self.peer.gone is not None and self._assembly is None:
+            raise self.peer.error()
+        if self.ended is not None:
+            raise self.ended
+        return NOTHING
+
+    def _mismatch(self) -> TypeMismatch:
+        self.peer.refuse(self, self.stated_type)
+        return TypeMismatch(self.sender_type, self.stated_type)
+
+    def post(self) -> None:
+        """A recv waits on this channel: connect, so that the end of the peer is seen."""
+        self.used = True
+        self.peer.ensure_link()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every value has been taken and none will come."""
+        return not self.queue and not self.values and (self.ended is not None or self.peer.gone is not None)
+
+    # Granting
+
+    def _report(self, more: int = 0) -> None:
+        """Tell the sender what has been taken, ``more`` included, and let it send as much again."""
+        taken = self.taken + more
+        self._reported = taken
+        if self.number is None or self.ended is not None or self.peer.gone is not None:
+            return
+        self.granted = max(self.granted, taken + self.window)
+        self._send_grant(taken)
+
+    def _grant_to(self, total: int) -> None:
+        self.granted = max(self.granted, total)
+        self._reported = self.taken
+        self._send_grant(self.taken)
+
+    def _send_grant(self, taken: int) -> None:
+        if self.number is not None:
+            self.peer.reply(framing.GRANT, self.number, framing.COUNTS.pack(self.granted, taken))
+
+    def wanted(self, size: int, leaving: bool) -> None:
+        """The sender holds ``size`` bytes that do not fit into what it was granted."""
+        with self._lock:
+            self._want = self.received + size
+            runtime = self.peer.runtime
+            if not self._widened and runtime.widen(runtime.credit - settings.WINDOW):
+                self._widened = True
+                self.window = runtime.credit
+            if self.taken + self.window >= self._want:
+                self._grant_to(self.taken + self.window)
+            elif self.waiters or (leaving and runtime.may_drain(size)):
+                self._grant_to(self._want)
+            elif self.taken != self._reported or self._widened:
+                self._grant_to(self.taken + self.window)
+            # A driver that waits for this very channel looks again after each batch of frames, and grants then.
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a receiving end uses this incarnation and more may come."""
+        return self.used and self.ended is None and not self.discarding
+
+    def lose_rest(self) -> None:
+        """The peer is gone: what has arrived whole stays, the rest never comes."""
+        self._assembly = None
+        self.settle()
+        self.peer.reactor.touched += (self,)
+
+    def settle(self) -> None:
+        """Give the budget back: the channel is over."""
+        if self._widened:
+            self._widened = False
+            runtime = self.peer.runtime
+            runtime.widen(settings.WINDOW - runtime.credit)
+
+    # Arriving
+
+    def check(self) -> None:
+        """After values have arrived: drop them if the receiver has closed; end a peer that sends more than granted."""
+        if self.discarding:
+            with self._lock:
+                self.queue.clear()
+                self.taken = self.received
+        elif self.received > self.granted:
+            raise framing.FrameError(f"{self.received} bytes in a channel that was granted {self.granted}")
+
+    def begin_large(self, what: int, sizes: tuple[int, ...]) -> None:
+        """A PARTS frame: take memory for what was granted."""
+        total = sum(sizes)
+        if self._assembly is not None:
+            if self.filled == 0 and self._assembly.total == total:
+                return  # the same frame again, after a Ctrl-C
+            raise framing.FrameError("a large value inside another")
+        if self.received + total > max(self.granted, self.received if self.discarding else 0) and not self.discarding:
+            raise framing.FrameError(f"a value of {total} bytes in a channel that was granted {self.granted - self.received}")
+        assembly = Assembly(self.peer, what, sizes)
+        self.filled = 0
+        self._assembly = assembly
+        self.received += total  # commit, from `filled` on
+        if not total:
+            self.filled_to(0)
+
+    def next_room(self, length: int) -> memoryview:
+        """Where the next chunk belongs."""
+        if self._assembly is None:
+            raise framing.FrameError("a chunk without a layout before it")
+        return self._assembly.room(self.filled, length)
+
+    def filled_to(self, count: int) -> None:
+        """``count`` bytes of the large value are in place."""
+        assembly = self._assembly
+        if assembly is None:
+            return
+        entry = ((LARGE, assembly, assembly.total),)
+        if count < assembly.total:
+            self.filled = count
+            return
+        self.filled = 0
+        self._assembly = None
+        self.queue += entry  # commit, from `filled` on
+        if self.waiters:
+            self.peer.reactor.touched += (self,)
+        if self.discarding:
+            self.check()
+
+    def end(self) -> None:
+        """The sender has closed this incarnation."""
+        if self.ended is None:
+            self.ended = ChannelClosed(f"the sender {self.peer.pid} has closed {self.describe()}")
+        self.settle()
+        self.peer.reactor.touched += (self,)
+
+    def discard(self) -> None:
+        """The receiver has closed its end: what is here and what comes is dropped."""
+        with self._lock:
+            self.discarding = True
+            self.queue.clear()
+            self.values.clear()
+            self.taken = self.received
+            self.settle()
+
+    def describe(self) -> str:
+        """For messages."""
+        return f"channel {self.name!r}" if self.name else "the channel"
+
+

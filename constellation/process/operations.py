@@ -1,0 +1,310 @@
+"""Operations: what `send`, `recv`, `spawn` and the others give back. Lazy and one-shot.
+
+An operation does nothing until it is run: `.block()` in plain code, `await` under asyncio or trio, or inside `select` or
+`join`. Everything that can wait is one object with one rule, `poll()`: try to complete without waiting. What it waits
+for are its `sources`: channels and requests that call back when they have been touched.
+"""
+
+from __future__ import annotations
+
+import _thread
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+
+from constellation.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from constellation.process.runtime import Runtime
+
+T = TypeVar("T")
+
+FRESH, RUNNING, DONE, OWNED = range(4)
+"""States. OWNED: given to `select` or `join`, which runs it."""
+
+
+class Source(Protocol):
+    """What an operation waits for."""
+
+    waiters: list[Callable[[], None]]
+
+
+class Operation(Generic[T]):
+    """Something that can be waited for, once.
+
+    Dropped without being run, it warns (RuntimeWarning).
+    """
+
+    __slots__ = ("__weakref__", "_result", "_state")
+
+    _result: T
+    _state: int
+
+    # What each kind says
+
+    def poll(self) -> bool:
+        """Try to complete without waiting; True when the result is there. Internal: use `block` or `await`."""
+        raise NotImplementedError
+
+    def sources(self) -> Sequence[Source]:
+        """What to wait for. Internal."""
+        raise NotImplementedError
+
+    def withdraw(self) -> bool:
+        """Take the operation back; False when it is too late and it will complete. Internal."""
+        return True
+
+    def runtime(self) -> Runtime:
+        """The runtime that drives it. Internal."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What it does, for messages. Internal."""
+        raise NotImplementedError
+
+    # Running
+
+    def block(self, timeout: float | None = None) -> T:
+        """Wait for the result in plain code. Blocks.
+
+        Args:
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: The time has passed; the operation is withdrawn.
+            UsageError: It has been run before.
+            ConstellationError: What the operation itself raises.
+        """
+        self.begin()
+        if self.poll():
+            return self._result
+        return self._block_slowly(timeout)
+
+    def _block_slowly(self, timeout: float | None) -> T:
+        try:
+            if wait(self, self.runtime(), timeout):
+                return self._result
+        except BaseException:
+            self.withdraw()
+            raise
+        if not self.withdraw():
+            wait(self, self.runtime(), None)  # it had begun to leave, and is now a copy: this takes no time of the peer's
+            return self._result
+        raise TimeoutError(f"{self.describe()}: not done after {timeout:g} s")
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        from constellation.process import asynchrony  # noqa: PLC0415  # plain programs never need it
+
+        self.begin()
+        try:
+            yield from asynchrony.run(self)
+        except BaseException:
+            self.withdraw()
+            raise
+        return self._result
+
+    def begin(self) -> None:
+        """Mark the operation as run. Internal.
+
+        Raises:
+            UsageError: It has been run before, or belongs to a select or join.
+        """
+        if self._state:
+            raise UsageError(
+                f"{self.describe()}: has been run before, or was given to select or join; an operation runs once, make another"
+            )
+        self._state = RUNNING
+
+    def __del__(self) -> None:
+        if self._state == FRESH:
+            warnings.warn(
+                f"{self.describe()}: was made and never run; call .block(), await it, or give it to select or join",
+                RuntimeWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def __repr__(self) -> str:
+        return f"<operation {self.describe()}, {('not run', 'running', 'done', 'in select or join')[self._state]}>"
+
+
+def wait(operation: Operation[Any], runtime: Runtime, timeout: float | None) -> bool:
+    """Drive until the operation is done (True) or the time has passed (False). Blocks."""
+    reactor = runtime.reactor
+    deadline = None if timeout is None else perf_counter() + timeout
+    if _thread.get_ident() == reactor.main:
+        return reactor.drive(operation, deadline)
+    touched = _thread.allocate_lock()
+    touched.acquire()
+
+    def notify() -> None:
+        if touched.locked():
+            try:
+                touched.release()
+            except RuntimeError:
+                pass  # two threads at once: once is enough
+
+    def sleep(seconds: float | None) -> None:
+        if seconds is None:
+            touched.acquire()
+        elif seconds > 0:
+            touched.acquire(True, seconds)
+
+    sources = operation.sources()
+    for source in sources:
+        source.waiters.append(notify)
+    try:
+        return reactor.drive_aside(operation, deadline, sleep)
+    finally:
+        for source in sources:
+            source.waiters.remove(notify)
+
+
+class _Many(Operation[T]):
+    """Several operations of one runtime run as one."""
+
+    __slots__ = ("_operations",)
+
+    _operations: tuple[Operation[Any], ...]
+
+    def __init__(self, operations: tuple[Operation[Any], ...], name: str) -> None:
+        self._state = DONE  # nothing to warn of where the arguments are refused
+        if not operations:
+            raise UsageError(f"{name}() without operations would never end: give it at least one")
+        for operation in operations:
+            if not isinstance(operation, Operation):
+                raise UsageError(f"{name}() takes operations such as receiver.recv(), not {operation!r}")
+            if operation._state != FRESH:
+                raise UsageError(f"{operation.describe()}: has been run before; make another for {name}()")
+        if len({id(operation) for operation in operations}) != len(operations):
+            raise UsageError(f"{name}() was given the same operation twice: make one for each place")
+        for operation in operations:
+            operation._state = OWNED
+        self._operations = operations
+        self._state = FRESH
+
+    def sources(self) -> Sequence[Source]:
+        return [source for operation in self._operations for source in operation.sources()]
+
+    def runtime(self) -> Runtime:
+        return self._operations[0].runtime()
+
+    def __del__(self) -> None:
+        if self._state == FRESH:
+            for operation in self._operations:
+                operation._state = DONE
+        super().__del__()
+
+
+class _Select(_Many[tuple[int, Any]]):
+    """The first of several operations that is ready."""
+
+    __slots__ = ("_chosen",)
+
+    def __init__(self, operations: tuple[Operation[Any], ...]) -> None:
+        super().__init__(operations, "select")
+        self._chosen = -1
+
+    def poll(self) -> bool:
+        if self._chosen >= 0:
+            return self._try(self._chosen)
+        for index, operation in enumerate(self._operations):
+            if self._try(index):
+                return True
+            if not _can_rewind(operation):
+                self._chosen = index  # it has begun to leave: it is the winner, and completes soon
+                return False
+        return False
+
+    def _try(self, index: int) -> bool:
+        operation = self._operations[index]
+        try:
+            done = operation.poll()
+        except BaseException:
+            self._release(index)
+            raise
+        if done:
+            self._release(index)
+            self._result = (index, operation._result)
+        return done
+
+    def _release(self, winner: int) -> None:
+        """The losers are as they were before, and may be used again."""
+        for index, operation in enumerate(self._operations):
+            if index == winner:
+                operation._state = DONE
+            elif operation.withdraw():
+                operation._state = FRESH
+
+    def withdraw(self) -> bool:
+        if self._chosen >= 0 and not self._operations[self._chosen].withdraw():
+            return False
+        self._release(-1)
+        return True
+
+    def describe(self) -> str:
+        return f"select({', '.join(operation.describe() for operation in self._operations)})"
+
+
+def _can_rewind(operation: Operation[Any]) -> bool:
+    check = getattr(operation, "can_rewind", None)
+    return check is None or bool(check())
+
+
+class _Join(_Many[list[Any]]):
+    """All of several operations."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, operations: tuple[Operation[Any], ...]) -> None:
+        super().__init__(operations, "join")
+        self._left = list(operations)
+
+    def poll(self) -> bool:
+        left = self._left
+        for operation in tuple(left):
+            if operation.poll():
+                operation._state = DONE
+                left.remove(operation)
+        if left:
+            return False
+        self._result = [operation._result for operation in self._operations]
+        return True
+
+    def withdraw(self) -> bool:
+        results = [operation.withdraw() for operation in self._left]
+        for operation in self._left:
+            operation._state = DONE
+        return all(results)
+
+    def describe(self) -> str:
+        return f"join({', '.join(operation.describe() for operation in self._operations)})"
+
+
+def select(*operations: Operation[Any]) -> Operation[tuple[int, Any]]:
+    """An operation: the first of several that is ready.
+
+    The losers stay as they were and may be used again; the earlier argument wins where several are ready.
+
+    Returns:
+        An operation that gives ``(index, value)``.
+
+    Raises:
+        UsageError: No operation, something else than an operation, or one that has been run.
+    """
+    return _Select(operations)
+
+
+def join(*operations: Operation[T]) -> Operation[list[T]]:
+    """An operation: all of several, in any order of completion.
+
+    The first that fails ends the join with its error; the others are withdrawn where that is still possible.
+
+    Returns:
+        An operation that gives the list of all values, in the order of the arguments.
+
+    Raises:
+        UsageError: No operation, something else than an operation, or one that has been run.
+    """
+    return cast("Operation[list[T]]", _Join(operations))

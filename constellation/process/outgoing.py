@@ -1,0 +1,476 @@
+"""The sending half of one incarnation of a channel: what is accepted, and what may leave.
+
+A value is *accepted* while the accepted bytes that the receiver has not taken are within the credit; it may *leave*
+while the sent bytes are within what the receiver has granted (core/credit.py has both rules and their tests). What is
+accepted and may not leave yet waits in `_queue`.
+
+Three ways out, cheapest first:
+
+* Combined: after a few quick sends in a row, exact scalars and short str and bytes are queued as they are (nobody can
+  change them) and serialized as one list; other small values are serialized at once, and their frames leave together.
+* Alone: one frame, written at once.
+* Large: a layout and then chunks, written from where the value lies. A buffer that its owner could change makes the
+  send wait until its last byte has left.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from constellation.core import framing, settings
+from constellation.core.errors import ChannelClosed, TypeMismatch
+
+if TYPE_CHECKING:
+    from constellation.core.contracts import Buffer
+    from constellation.process.peer import Peer
+    from constellation.process.wire import Wire
+
+_SCALARS = frozenset((int, float, bool, type(None)))
+_SCALAR_BYTES = 5  # in a pickled list, about
+_HEADER = framing.HEADER
+_INLINE = settings.INLINE
+_QUICK = settings.QUICK
+_COMBINE_AFTER = settings.COMBINE_AFTER
+_COMBINE_ITEM = settings.COMBINE_ITEM
+_COMBINE_BYTES = settings.COMBINE_BYTES
+_COMBINE_COUNT = settings.COMBINE_COUNT
+_COMBINE_TIME = settings.COMBINE_TIME
+_COMBINE_ROOM = 4 * settings.COMBINE_BYTES
+"""Combine only while so much may leave: the size of what is queued is an estimate."""
+
+WAITS, QUEUED, STARTED, LEFT = range(4)
+
+
+class Large:
+    """An encoded value that is not accepted at once, or does not fit into one frame."""
+
+    __slots__ = ("_at", "_channel", "_part", "_parts", "borrowed", "number", "size", "state", "what")
+
+    def __init__(self, channel: Outgoing, what: int, parts: Sequence[Buffer], *, borrowed: bool) -> None:
+        self._channel = channel
+        self._parts = [memoryview(part).cast("B") for part in parts]
+        self._part = self._at = 0
+        self.what = what
+        self.size = sum(map(len, self._parts))
+        self.borrowed = borrowed
+        self.number = channel.number
+        self.state = WAITS
+
+    @property
+    def at_end(self) -> bool:
+        """Whether every piece has been given."""
+        return self._part >= len(self._parts)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The size of each part."""
+        return [len(part) for part in self._parts]
+
+    def next_piece(self) -> memoryview:
+        """The next chunk. Moves on."""
+        part, at = self._parts[self._part], self._at
+        piece = part[at : at + settings.CHUNK]
+        if at + len(piece) >= len(part):
+            self._part, self._at = self._part + 1, 0  # commit
+            self._skip_empty()
+        else:
+            self._at = at + len(piece)
+        return piece
+
+    def _skip_empty(self) -> None:
+        while self._part < len(self._parts) and not len(self._parts[self._part]):
+            self._part += 1
+
+    def start(self) -> None:
+        """The layout has been queued; chunks follow."""
+        self._skip_empty()
+        self.state = STARTED
+
+    def own(self) -> None:
+        """Copy what is borrowed: its owner goes on before the last byte has left."""
+        if self.borrowed:
+            self._parts = [memoryview(bytes(part)) for part in self._parts]
+            self.borrowed = False
+
+    def whole(self) -> bytes:
+        """All bytes, for a value that fits into one frame."""
+        return b"".join(self._parts)
+
+    def left(self) -> None:
+        """Called by the wire when the last chunk has been written."""
+        self.state = LEFT
+        self._parts = []
+        self._channel.large_left(self)
+
+
+class Outgoing:
+    """One incarnation of a channel, at its sender. What changes it holds the peer's lock."""
+
+    __slots__ = (
+        "_accepted", "_combined", "_combined_size", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room",
+        "_sent", "_since", "_streak", "_turn", "_wanted", "closed", "incarnation", "lock", "name", "number", "over",
+        "peer", "reactor", "stated_type", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, peer: Peer, name: str, incarnation: int) -> None:
+        self.peer = peer
+        self.reactor = peer.reactor
+        self.lock = peer.lock
+        self.name = name
+        self.incarnation = incarnation
+        self.number = 0  # 0: not opened on the wire yet
+        self.stated_type = ""
+        self.closed = False  # by us
+        self.over: BaseException | None = None  # what a send raises
+        self.waiters: list[Callable[[], None]] = []
+        self._encode = peer.runtime.serializer.encode
+        self._accepted = self._sent = self._consumed = 0
+        self._granted = settings.WINDOW
+        self._room = 0  # bytes that may be accepted and leave at once
+        self._queue: deque[Large] = deque()  # accepted, may not leave yet
+        self._current: Large | None = None
+        self._wanted = 0
+        self._combined: list[Any] = []
+        self._combined_size = 0
+        self._since = self._last = 0.0
+        self._streak = 0
+        self._turn = -1
+
+    # Accepting
+
+    def offer(self, value: Any) -> Large | None:
+        """Accept a value; None when that is done, else what must wait (see `retry`).
+
+        Raises:
+            ChannelError: The channel is over.
+            SerializationError: The value cannot be encoded.
+        """
+        kind = type(value)
+        now = perf_counter()
+        reactor = self.reactor
+        if reactor.turn == self._turn and now - self._last < _QUICK:
+            self._streak += 1
+        else:
+            self._streak = 0
+            self._turn = reactor.turn
+        self._last = now
+        if self._streak > _COMBINE_AFTER:
+            # Queued as it is? Only what nobody can change, and whose size is known without looking into it.
+            if kind in _SCALARS:
+                size = _SCALAR_BYTES
+            elif (kind is str or kind is bytes) and len(value) <= _COMBINE_ITEM:
+                size = len(value)
+            else:
+                return self._offer_encoded(kind, value, now)
+            with self.lock:
+                if self._combined_size + _COMBINE_ROOM < self._room and self.over is None and not self._queue:
+                    if not self._combined:
+                        self._since = now
+                        self._defer(self.peer.wire, True)
+                    self._combined += (value,)
+                    self._combined_size += size  # commit
+                    if (
+                        now - self._since > _COMBINE_TIME
+                        or self._combined_size > _COMBINE_BYTES
+                        or len(self._combined) >= _COMBINE_COUNT
+                    ):
+                        self.peer.wire.release()
+                        self._turn = reactor.turn
+                    return None
+        return self._offer_encoded(kind, value, now)
+
+    def _offer_encoded(self, kind: type, value: Any, now: float) -> Large | None:
+        if kind is bytes:
+            if len(value) > _COMBINE_ITEM:
+                return self._offer_bytes(value)
+        elif kind is bytearray or kind is memoryview:
+            return self._offer_buffer(kind, value)
+        buffers = self._encode(value)
+        body = buffers[0]
+        size = len(body)
+        if len(buffers) > 1 or size > _INLINE:
+            return self._offer_large(framing.ENCODED, buffers)
+        with self.lock:
+            if self._combined:
+                self.seal()
+            if size > self._room or self._queue or self._current is not None:
+                return self._offer_slow(Large(self, framing.ENCODED, buffers, borrowed=False))
+            frame = _HEADER.pack(size, self.number, framing.VALUE) + body
+            wire = self.peer.wire
+            wire.out += (frame,)
+            self._accepted += size
+            self._sent += size
+            self._room -= size  # commit, from `wire.out` on
+            if self._streak > _COMBINE_AFTER and len(wire.out) < 64:
+                if wire.deferred is False:
+                    self._since = now
+                    self._defer(wire, False)
+                elif now - self._since > _COMBINE_TIME:
+                    wire.release()
+                    self._turn = self.reactor.turn
+            else:
+                wire.flush()
+            return None
+
+    def _offer_bytes(self, value: bytes) -> Large | None:
+        """A message that is bytes: as it is, written from where it lies."""
+        size = len(value)
+        if size > _INLINE:
+            return self._settle(Large(self, framing.BYTES, (value,), borrowed=False))
+        with self.lock:
+            if self._combined:
+                self.seal()
+            if size > self._room or self._queue or self._current is not None:
+                return self._offer_slow(Large(self, framing.BYTES, (value,), borrowed=False))
+            wire = self.peer.wire
+            wire.out += (_HEADER.pack(size, self.number, framing.RAW), value)
+            self._accepted += size
+            self._sent += size
+            self._room -= size
+            wire.flush()
+            return None
+
+    def _offer_buffer(self, kind: type, value: Any) -> Large | None:
+        view = memoryview(value)
+        if kind is memoryview and (not view.c_contiguous or view.format != "B"):
+            view = memoryview(view.tobytes())
+        small = view.nbytes <= _INLINE
+        what = framing.BYTEARRAY if kind is bytearray else framing.MEMORYVIEW
+        part = bytes(view) if small else view
+        return self._settle(Large(self, what, (part,), borrowed=not small))
+
+    def _offer_large(self, what: int, buffers: Sequence[Buffer]) -> Large | None:
+        apart = sum(memoryview(buffer).nbytes for buffer in buffers[1:])
+        borrowed = apart > _INLINE
+        parts = buffers if borrowed or not apart else [buffers[0], *map(bytes, buffers[1:])]
+        return self._settle(Large(self, what, parts, borrowed=borrowed))
+
+    def _settle(self, large: Large) -> Large | None:
+        with self.lock:
+            if self._combined:
+                self.seal()
+            return self._offer_slow(large)
+
+    def _offer_slow(self, large: Large) -> Large | None:
+        return None if self.retry(large) else large
+
+    def retry(self, large: Large) -> bool:
+        """Try to accept what had to wait; True when its send is complete.
+
+        Raises:
+            ChannelError: The channel is over.
+        """
+        with self.lock:
+            if large.state == LEFT:
+                return True
+            if self.over is not None:
+                raise self.over
+            if large.state == WAITS:
+                if self.closed:
+                    raise self._error()
+                self._open()
+                size = large.size
+                credit = self.peer.runtime.credit
+                if size <= credit and self._accepted - self._consumed + size > credit + settings.WINDOW:
+                    return False
+                large.number = self.number
+                if size > credit:
+                    large.borrowed = True  # complete when it has left: more than the credit is never held for a sender
+                self._queue += (large,)
+                self._accepted += size
+                large.state = QUEUED
+                self._room = 0  # commit, from `_queue` on
+                self._pump()
+            return not large.borrowed or large.state == LEFT
+
+    def withdraw(self, large: Large) -> bool:
+        """Take back a send that has not completed. False when it has begun to leave: it is then accepted, as a copy."""
+        with self.lock:
+            if large.state == WAITS:
+                return True
+            if large.state == QUEUED and large.borrowed:
+                self._queue.remove(large)
+                self._accepted -= large.size
+                large.state = WAITS
+                self._pump()
+                return True
+            large.own()
+            return False
+
+    def seal(self) -> None:
+        """Serialize the combined values as one frame. The lock must be held."""
+        values = self._combined
+        if not values:
+            return
+        body = self._encode(values)[0]
+        size = len(body)
+        if size > settings.LARGEST_FRAME or size > self._room:  # a few huge ints: one by one then
+            self._combined = []
+            self._combined_size = 0
+            for value in values:
+                self.retry(Large(self, framing.ENCODED, self._encode(value), borrowed=False))
+            return
+        frame = _HEADER.pack(size, self.number, framing.LIST) + body
+        self.peer.wire.out += (frame,)
+        self._accepted += size
+        self._sent += size
+        self._room -= size
+        self._combined_size = 0
+        self._combined = []  # commit, from `out` on
+
+    def _defer(self, wire: Wire, combined: bool) -> None:
+        if wire.deferred is False:
+            wire.deferred = [self] if combined else []
+            self.reactor.defer(wire)
+            self._turn = self.reactor.turn
+        elif combined:
+            wire.deferred.append(self)  # type: ignore[union-attr]  # True is never stored
+
+    # Leaving
+
+    def _open(self) -> None:
+        """Give the channel its number on the wire."""
+        if not self.number:
+            self.number = self.peer.open_outgoing(self)
+            self._update_room()
+
+    def _pump(self) -> None:
+        """Let leave what may. The lock must be held."""
+        queue, wire = self._queue, self.peer.wire
+        while queue and self._current is None:
+            large = queue[0]
+            size = large.size
+            if self._sent + size > self._granted:
+                if self._wanted != self._sent + size:
+                    self._wanted = self._sent + size
+                    wire.put(_HEADER.pack(framing.WANTED.size, self.number, framing.WANT), self._want_payload(size))
+                return
+            if size <= _INLINE and large.what <= framing.BYTES:
+                kind = framing.RAW if large.what == framing.BYTES else framing.VALUE
+                frame = framing.HEADER.pack(size, self.number, kind) + large.whole()
+                large.state = LEFT
+                self._sent += size
+                del queue[0]
+                wire.out += (frame,)  # commit, from `state` on
+            else:
+                layout = framing.encode_parts(self.number, large.what, large.sizes)
+                large.start()
+                self._current = large
+                self._sent += size
+                del queue[0]
+                wire.out += (layout,)
+                wire.bulk += (large,)  # commit, from `_current` on
+        wire.bye_sent = False
+        wire.flush()
+        self._update_room()
+        self._close_when_drained()
+
+    def _want_payload(self, size: int) -> bytes:
+        leaving = self.peer.runtime.leaving
+        if leaving:
+            size = sum(large.size for large in self._queue)
+        return framing.WANTED.pack(size, leaving)
+
+    def want_again(self) -> None:
+        """The process is leaving: ask for all that is still held."""
+        with self.lock:
+            self._wanted = 0
+            self._pump()
+
+    def large_left(self, large: Large) -> None:
+        """A large value's last byte has been written. Called by the wire, with the lock."""
+        if self._current is large:
+            self._current = None
+        self.reactor.touched += (self,)
+        if self._queue:
+            self._pump()
+        else:
+            self._update_room()
+            self._close_when_drained()
+
+    def _update_room(self) -> None:
+        if self.over is not None or self.closed or self._queue or self._current is not None or not self.number:
+            self._room = 0
+        else:
+            credit = self.peer.runtime.credit + settings.WINDOW
+            self._room = min(self._granted - self._sent, credit + self._consumed - self._accepted)
+
+    def granted(self, total: int, consumed: int) -> None:
+        """A GRANT frame has come."""
+        with self.lock:
+            self._granted = max(self._granted, total)
+            self._consumed = max(self._consumed, min(consumed, self._sent))
+            if self._queue:
+                self._pump()
+            self._update_room()
+        if self.waiters:
+            self.reactor.touched += (self,)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all that was accepted has been given to the wire, or nobody will take it."""
+        return self.over is not None or not (self._queue or self._combined or self._current)
+
+    @property
+    def held(self) -> int:
+        """Bytes that are accepted and have not left."""
+        return sum(large.size for large in self._queue) + self._combined_size
+
+    # Ending
+
+    def refused(self, receiver_type: str) -> None:
+        """The receiver has closed its end, or states another type."""
+        if receiver_type:
+            error: BaseException = TypeMismatch(self.stated_type, receiver_type)
+        else:
+            error = ChannelClosed(f"the receiver {self.peer.pid} has closed {self.describe()}")
+        self.finish(error)
+
+    def finish(self, error: BaseException) -> None:
+        """No send will succeed any more."""
+        with self.lock:
+            if self.over is None:
+                self.over = error
+            self._room = 0
+            self._queue.clear()
+            self._combined = []
+            self._combined_size = 0
+        self.reactor.touched += (self,)
+
+    def close(self) -> None:
+        """Say that no value follows."""
+        with self.lock:
+            if self.closed:
+                return
+            if self._combined:
+                self.seal()
+            self.closed = True
+            self._room = 0
+            self._close_when_drained()
+
+    def _close_when_drained(self) -> None:
+        if self.closed and self.over is None and not self._queue and self._current is None:
+            self.peer.close_outgoing(self)
+
+    def prepare(self) -> None:
+        """First use: open the channel and look whether it is over.
+
+        Raises:
+            ChannelError: It is.
+        """
+        with self.lock:
+            if self.over is not None:
+                raise self._error()
+            self._open()
+
+    def _error(self) -> BaseException:
+        if self.over is not None:
+            return self.over
+        return ChannelClosed(f"{self.describe()} to {self.peer.pid} has been closed at this end")
+
+    def describe(self) -> str:
+        """For messages."""
+        return f"channel {self.name!r}" if self.name else "the channel"

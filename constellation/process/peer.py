@@ -1,0 +1,375 @@
+"""Another process, as this one sees it: its link and the channels with it.
+
+One link carries all channels between two processes. It is made by the node at the first use and taken down with the
+last channel: a side without channels says BYE; the other, if it has none either, answers BYE_TOO and from then on sends
+nothing; who reads that closes. OPEN after BYE takes the BYE back. When both say BYE at once, the lower Pid's counts.
+
+Frames from the sending half (OPEN, values, CLOSE, WANT, FLUSH) and from the receiving half (GRANT, REFUSE, FLUSHED)
+share the link. A process that has a channel to itself uses a link of two wires: the first for the sending half, `_back`
+for the receiving half; else `_back` is the same wire.
+
+Every handler of a frame may be run twice for one frame, after a Ctrl-C: all state in them is absolute, never a step.
+"""
+
+from __future__ import annotations
+
+import _thread
+from typing import TYPE_CHECKING
+
+from constellation.core import framing
+from constellation.core.errors import ChannelClosed, ChannelError, HandshakeError, PeerDied
+from constellation.core.messages import Connect
+from constellation.process.incoming import Incoming
+from constellation.process.outgoing import Outgoing
+from constellation.process.wire import Wire
+
+if TYPE_CHECKING:
+    from constellation.core.pid import Pid
+    from constellation.core.status import ExitStatus
+    from constellation.process.runtime import Runtime
+
+
+class Peer:
+    """One other process, or this process itself."""
+
+    def __init__(self, runtime: Runtime, pid: Pid) -> None:
+        self.runtime = runtime
+        self.reactor = runtime.reactor
+        self.pid = pid
+        self.lock = _thread.RLock()
+        self.gone: ChannelError | None = None
+        self.incoming_by_number: dict[int, Incoming] = {}
+        self.outgoing_by_number: dict[int, Outgoing] = {}
+        self.claimed: set[tuple[str, str]] = set()  # ("sender" or "receiver", name) of each end that is held
+        self.flushed = 0  # the last token that the peer has answered
+        self._incoming: dict[tuple[str, int], Incoming] = {}
+        self._receiving: dict[str, Incoming] = {}
+        self._sending: dict[str, Outgoing] = {}
+        self._sent_incarnations: dict[str, int] = {}
+        self._received_incarnations: dict[str, int] = {}
+        self._last_channel = 0
+        self._token = 0
+        self._connecting = False
+        self._link_number = 0
+        self._closing: list[Wire] = []
+        self._asked = False
+        self.wire = self._new_wire()
+        self._back = self.wire
+
+    # Channels
+
+    def sending(self, name: str) -> Outgoing:
+        """The current incarnation of the sending half."""
+        channel = self._sending.get(name)
+        if channel is None:
+            number = self._sent_incarnations.get(name, 0)
+            channel = self._sending[name] = Outgoing(self, name, number)
+            if self.gone is not None:
+                channel.over = self.gone
+        return channel
+
+    def receiving(self, name: str) -> Incoming:
+        """The current incarnation of the receiving half."""
+        channel = self._receiving.get(name)
+        if channel is None:
+            number = self._received_incarnations.get(name, 0)
+            channel = self._receiving[name] = self._incarnation(name, number)
+        return channel
+
+    def _incarnation(self, name: str, number: int) -> Incoming:
+        channel = self._incoming.get((name, number))
+        if channel is None:
+            channel = self._incoming.setdefault((name, number), Incoming(self, name, number))
+        return channel
+
+    def open_outgoing(self, channel: Outgoing) -> int:
+        """Give a channel its number and say so. The lock must be held."""
+        self._last_channel = number = self._last_channel + 1
+        self.outgoing_by_number[number] = channel
+        self.wire.bye_sent = False
+        self.wire.out.append(framing.encode_open(number, channel.incarnation, channel.name, channel.stated_type))
+        self.ensure_link()
+        return number
+
+    def close_outgoing(self, channel: Outgoing) -> None:
+        """Say that the channel is closed. The lock must be held."""
+        if self.outgoing_by_number.pop(channel.number, None) is not None:
+            self.wire.put(framing.encode_frame(framing.CLOSE, channel.number))
+            self._say_bye()
+
+    def end_sending(self, channel: Outgoing) -> None:
+        """The sending end has been closed: the next one is another incarnation."""
+        with self.lock:
+            if self._sending.get(channel.name) is channel:
+                del self._sending[channel.name]
+                self._sent_incarnations[channel.name] = channel.incarnation + 1
+                if not channel.number:
+                    # Never used. The receiver's incarnation must not wait for it: open it, then close it.
+                    if channel.over is None and self.wire.link is not None:
+                        channel.number = self.open_outgoing(channel)
+                        self.close_outgoing(channel)
+                    else:
+                        self._sent_incarnations[channel.name] = channel.incarnation
+
+    def end_receiving(self, channel: Incoming) -> None:
+        """The receiving end has been closed: its values are dropped, the next one is another incarnation."""
+        with self.lock:
+            if self._receiving.get(channel.name) is not channel:
+                return
+            del self._receiving[channel.name]
+            self._received_incarnations[channel.name] = channel.incarnation + 1
+            if channel.ended is not None:
+                self._incoming.pop((channel.name, channel.incarnation), None)
+            channel.discard()
+            if channel.ended is None and channel.number is not None:
+                self.reply(framing.REFUSE, channel.number)
+            self._say_bye()
+
+    def refuse(self, channel: Incoming, stated: str) -> None:
+        """Tell the sender that its type is not the receiver's."""
+        if channel.number is not None:
+            self.reply(framing.REFUSE, channel.number, stated.encode())
+
+    def reply(self, kind: int, number: int, payload: bytes = b"") -> None:
+        """Send a frame of the receiving half."""
+        self._back.put(framing.encode_frame(kind, number, payload))
+
+    # The link
+
+    def _new_wire(self) -> Wire:
+        wire = Wire(self, self.reactor)
+        runtime = self.runtime
+        wire.out.append(framing.encode_hello(runtime.transport.name, runtime.serializer.name, runtime.credit))
+        return wire
+
+    def ensure_link(self) -> None:
+        """Ask the node for a link, unless there is one or one is on its way."""
+        with self.lock:
+            if self.wire.link is not None or self._connecting or self._closing or self.gone is not None:
+                return
+            if self.pid == self.runtime.pid:
+                self._link_to_self()
+                return
+            self._connecting = True
+            self.runtime.control.send(Connect(self.pid.to_bytes(), self._link_number))
+
+    def _link_to_self(self) -> None:
+        transport = self.runtime.transport
+        front, back = transport.pair()
+        self._back = self._new_wire()
+        self.wire.open(transport.adopt(front), 0)
+        self._back.open(transport.adopt(back), 0)
+
+    def on_link(self, number: int, fd: int) -> None:
+        """The node has made a link."""
+        with self.lock:
+            self._connecting = False
+            link = self.runtime.transport.adopt(fd)
+            if self.wire.link is not None or number <= self._link_number:
+                link.close()
+                return
+            self._link_number = number
+            self.wire.open(link, number)
+
+    def on_refused(self, error: ChannelError) -> None:
+        """There is no such process, or it has ended."""
+        self._connecting = False
+        if self.wire.link is None:
+            self.fail(error)
+
+    def on_end(self, wire: Wire) -> None:
+        """The link has ended: as agreed, or because the process is gone. The role is held."""
+        wire.close()
+        with self.lock:
+            if wire in self._closing:
+                self._closing.remove(wire)
+                if len(self.wire.out) > 1 or self._has_channels():
+                    self.ensure_link()
+                return
+            if self.gone is not None or self._asked:
+                return
+            self._asked = True
+        self.runtime.watch_peer(self)
+
+    def on_broken(self, wire: Wire, reason: str) -> None:
+        """The peer has sent what no peer of ours sends, or speaks another version."""
+        wire.close()
+        self.fail(HandshakeError(f"the link to {self.pid} is closed: {reason}"))
+
+    def on_status(self, status: ExitStatus | None) -> None:
+        """The node has said how the process ended."""
+        self.fail(error_of(self.pid, status))
+
+    def fail(self, error: Exception) -> None:
+        """No channel with this process will carry anything more."""
+        with self.lock:
+            self.gone = error if isinstance(error, ChannelError) else ChannelError(str(error))
+            if isinstance(error, HandshakeError):
+                self.gone.__cause__ = error
+            self.wire.close()
+            for outgoing in list(self._sending.values()):
+                outgoing.finish(self.gone)
+            for incoming in list(self._incoming.values()):
+                incoming.lose_rest()
+
+    def error(self) -> BaseException:
+        """What an operation on a channel with this process raises."""
+        assert self.gone is not None
+        return self.gone
+
+    def _has_channels(self) -> bool:
+        return bool(self.outgoing_by_number) or any(channel.is_live for channel in self._receiving.values())
+
+    def _say_bye(self) -> None:
+        """After a channel has gone: offer to take the link down if it was the last."""
+        wire = self.wire
+        if wire.link is None or self._back is not wire or self._has_channels():
+            return
+        if wire.bye_from_peer:
+            self._agree(wire)
+        elif not wire.bye_sent:
+            wire.put(framing.encode_frame(framing.BYE, 0))
+            wire.bye_sent = True
+
+    def _agree(self, wire: Wire) -> None:
+        """Answer a BYE; the other side closes."""
+        wire.put(framing.encode_frame(framing.BYE_TOO, 0))
+        wire.committed = True
+        self._closing.append(wire)
+        self.wire = self._back = self._new_wire()
+
+    def _take_back(self, wire: Wire) -> None:
+        """The other side has opened a channel after its BYE: the link stays."""
+        wire.committed = False
+        self._closing.remove(wire)
+        fresh, self.wire = self.wire, wire
+        self._back = wire
+        del fresh.out[0]  # its HELLO
+        wire.out += fresh.out
+        wire.bulk += fresh.bulk
+        wire.flush()
+
+    def abandon(self) -> None:
+        """In a child that the user's program forked: let go of the links, without a word and without a lock."""
+        for wire in (self.wire, self._back, *self._closing):
+            if wire.link is not None:
+                wire.link.close()
+                wire.link = None
+
+    # Frames
+
+    def on_frame(self, wire: Wire, kind: int, number: int, payload: bytes) -> None:
+        """Handle a frame that is no value. The role is held.
+
+        Raises:
+            FrameError: No honest peer sends this.
+        """
+        with self.lock:
+            if wire.committed and kind == framing.OPEN:
+                self._take_back(wire)
+            wire.bye_from_peer = False
+            if kind == framing.GRANT:
+                outgoing = self.outgoing_by_number.get(number)
+                if outgoing is not None:
+                    outgoing.granted(*framing.COUNTS.unpack(payload))
+            elif kind == framing.PARTS:
+                self._numbered(number).begin_large(*framing.read_parts(payload))
+            elif kind == framing.OPEN:
+                self._on_open(number, *framing.read_open(payload))
+            elif kind == framing.CLOSE:
+                incoming = self.incoming_by_number.pop(number, None)
+                if incoming is not None:
+                    incoming.end()
+                    if incoming.discarding:
+                        self._incoming.pop((incoming.name, incoming.incarnation), None)
+                    self._say_bye()
+            elif kind == framing.REFUSE:
+                outgoing = self.outgoing_by_number.pop(number, None)
+                if outgoing is not None:
+                    outgoing.refused(payload.decode(errors="replace"))
+                    self._say_bye()
+            elif kind == framing.WANT:
+                size, leaving = framing.WANTED.unpack(payload)
+                self._numbered(number).wanted(size, bool(leaving))
+            elif kind == framing.FLUSH:
+                self._back.put(framing.encode_frame(framing.FLUSHED, number))
+            elif kind == framing.FLUSHED:
+                self.flushed = max(self.flushed, number)
+            elif kind == framing.HELLO:
+                self._on_hello(payload)
+            elif kind == framing.BYE:
+                if self._has_channels():
+                    wire.bye_from_peer = True
+                elif not (wire.bye_sent and self.runtime.pid < self.pid):
+                    self._agree(wire)
+            elif kind == framing.BYE_TOO and wire.bye_sent and wire is self.wire:
+                wire.close()
+                self.wire = self._back = self._new_wire()
+
+    def _numbered(self, number: int) -> Incoming:
+        channel = self.incoming_by_number.get(number)
+        if channel is None:
+            raise framing.FrameError(f"a frame for channel {number}, which is not open")
+        return channel
+
+    def _on_open(self, number: int, incarnation: int, name: str, type_text: str) -> None:
+        channel = self._incarnation(name, incarnation)
+        channel.number = number
+        channel.sender_type = type_text
+        self.incoming_by_number[number] = channel
+        if incarnation < self._received_incarnations.get(name, 0):
+            channel.discarding = True
+            self.reply(framing.REFUSE, number)
+        self.reactor.touched += (channel,)
+
+    def _on_hello(self, payload: bytes) -> None:
+        version, transport, serializer, _credit = framing.read_hello(payload)
+        ours = (framing.settings.WIRE_VERSION, self.runtime.transport.name, self.runtime.serializer.name)
+        if (version, transport, serializer) != ours:
+            raise framing.FrameError(
+                f"version {version}, transport {transport}, serializer {serializer}; "
+                f"this process has version {ours[0]}, transport {ours[1]}, serializer {ours[2]}: start both with the same"
+            )
+
+    # Leaving
+
+    def ask_flush(self) -> None:
+        """The process is leaving: ask the peer to say when it has taken in all that was sent."""
+        with self.lock:
+            if self.wire.link is None and len(self.wire.out) > 1:
+                self.ensure_link()
+            self.wire.release()
+            for channel in list(self._sending.values()):
+                channel.want_again()
+            self._token += 1
+            self.wire.put(framing.encode_frame(framing.FLUSH, self._token))
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the peer has taken in all that was sent, or nobody will."""
+        if self.gone is not None:
+            return True
+        if not all(channel.is_drained for channel in self.undrained()):
+            return False
+        if self.flushed < self._token:
+            return False
+        return not (self.wire.out and self.wire.link is not None or self.wire.bulk)
+
+    @property
+    def was_used(self) -> bool:
+        """Whether there is a link, or something that waits for one."""
+        return self.gone is None and (self.wire.link is not None or len(self.wire.out) > 1)
+
+    def undrained(self) -> list[Outgoing]:
+        """The channels that still hold something."""
+        channels = {*self._sending.values(), *self.outgoing_by_number.values()}
+        return [channel for channel in channels if not channel.is_drained]
+
+
+def error_of(pid: Pid, status: ExitStatus | None) -> ChannelError:
+    """What the end of a process means for its channels."""
+    if status is None:
+        return ChannelError(f"process {pid} is not known on this node: it belongs to another deployment, or never was")
+    if status.ok:
+        return ChannelClosed(f"process {pid} has ended")
+    return PeerDied(pid, status)

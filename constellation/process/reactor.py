@@ -1,0 +1,387 @@
+"""Who waits, drives: the loop that reads and writes for all links of a process.
+
+One epoll; whoever holds the `role` may poll it and handle what it reports. The thread that blocks in an operation takes
+the role itself, so a reply reaches it without a thread switch. When nobody in the foreground drives, a background
+thread does (`core/driver.py` is the model of this hand-over; its tests walk through every interleaving):
+
+* HOT: the foreground drives now and then. The background thread looks at `turn` every `settings.TICK`.
+* COLD: `turn` stood still for a tick and the role was free. The background thread holds the role, in epoll_wait.
+* PARKED: `turn` stood still and the role was taken: somebody waits. The background thread waits for the role itself, in
+  the kernel: an idle process wakes nobody, and when the waiter leaves, however it leaves, somebody drives.
+
+A foreground thread that finds the role taken sets `claim`, then writes the eventfd if a poller may be asleep; a poller
+reads `claim` before each poll. Only the main thread may be interrupted (Ctrl-C), so it takes the role by `with` on the C
+lock and nothing else: between the lock and the block no signal handler can run.
+
+Rules that the rest of this package relies on:
+
+* Level-triggered. An exception between epoll_wait and the read then loses nothing (docs/decisions/0005).
+* CPython runs signal handlers, and gives the GIL away, only after calls, at backward jumps and on function entry. A
+  commit that contains none of these is atomic against Ctrl-C and against other threads. Such lines are marked
+  ``# commit``; `+=` on a list or deque is used there because it is no call.
+* A system call whose result must not be lost is made as ``results += map(call, (argument,))``: the result is stored
+  before any Python code can run.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import select as _select
+import signal
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+from constellation.core import settings
+
+if TYPE_CHECKING:
+    from constellation.process.wire import Wire
+
+EPOLLIN = _select.EPOLLIN
+EPOLLOUT = _select.EPOLLOUT
+
+
+_LOST_CLAIM = 50
+"""Ticks after which a claim that nobody takes up is taken for lost: 100 ms."""
+
+
+class Handler(Protocol):
+    """What the reactor calls when a descriptor is ready."""
+
+    def on_ready(self, events: int) -> None: ...
+
+
+class Touched(Protocol):
+    """A channel or request that somebody may wait for."""
+
+    waiters: list[Callable[[], None]]
+
+
+class Pollable(Protocol):
+    """An operation, as the driver sees it."""
+
+    def poll(self) -> bool:
+        """Try to complete without waiting; True when it is done."""
+        ...
+
+
+class Reactor:
+    """The loop of one process."""
+
+    def __init__(self) -> None:
+        self.epoll = _select.epoll()
+        self.poll_once = self.epoll.poll
+        self.handlers: dict[int, Handler] = {}
+        self.role = _thread.RLock()
+        self.claim = False
+        self.sleeping = False  # whether a thread that would leave on a claim may be in epoll_wait
+        self.turn = 0
+        self.touched: list[Touched] = []
+        self.deferred: list[Wire] = []
+        self.loops = 0  # event loops that watch the epoll; while there are any, the background stays out
+        self.main = _thread.get_ident()
+        self.stopped = False
+        self.spin = settings.SPIN if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._spin_score = 4
+        self._spin_turns = 0
+        self._preempted = 0
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._idle = _thread.allocate_lock()
+        self._idle.acquire()
+        self._ended: _thread.LockType | None = None
+        self.roused = False
+        self.state = "none"
+        self.watch(self.wake_fd, _Wake(self.wake_fd))
+
+    # Registration
+
+    def watch(self, fd: int, handler: Handler) -> None:
+        """Call ``handler`` when ``fd`` has something to read."""
+        self.handlers[fd] = handler
+        self.epoll.register(fd, EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching ``fd``; to be called before it is closed."""
+        if self.handlers.pop(fd, None) is not None and not self.epoll.closed:
+            self.epoll.unregister(fd)
+
+    # The foreground
+
+    def drive(self, operation: Pollable, deadline: float | None) -> bool:
+        """Drive until ``operation`` is done (True) or the time has come (False).
+
+        Blocks. Called by the main thread, or by another thread that has no other driver (see `drive_aside`).
+        """
+        try:
+            self.claim = True
+            if self.sleeping:
+                self.wake()
+            return self._drive(operation, deadline)
+        except BaseException:
+            self.claim = False  # a Ctrl-C before the role was taken must not keep the background out
+            raise
+
+    def _drive(self, operation: Pollable, deadline: float | None) -> bool:
+        with self.role:
+            self.claim = False
+            self.turn += 1
+            if self.deferred:
+                self.flush_deferred()
+            # Kept in locals: this loop is the round trip.
+            poll_once, handlers, poll = self.poll_once, self.handlers, operation.poll
+            spin = self._spin_budget()
+            while True:
+                if poll():
+                    return True
+                events = poll_once(0)
+                if not events:
+                    if spin:
+                        until = perf_counter() + spin
+                        while not events and perf_counter() < until:
+                            events = poll_once(0)
+                        self._spin_score += 1 if events else -1
+                    if not events:
+                        if deadline is None:
+                            events = poll_once()
+                        else:
+                            left = deadline - perf_counter()
+                            if left <= 0:
+                                return False
+                            events = poll_once(left)
+                for fd, mask in events:
+                    handler = handlers.get(fd)
+                    if handler is not None:
+                        handler.on_ready(mask)
+                if self.touched:
+                    self.notify_touched()
+                if self.deferred:
+                    self.flush_deferred()
+
+    def drive_aside(self, operation: Pollable, deadline: float | None, sleep: Callable[[float | None], None]) -> bool:
+        """Drive from a thread that is not the main one: leave when the main thread claims the role, then ``sleep``.
+
+        ``sleep(seconds)`` returns when the operation's channel has been touched, or at the time. Blocks.
+        """
+        while True:
+            if operation.poll():
+                return True
+            if deadline is not None and perf_counter() >= deadline:
+                return False
+            if self.role.acquire(False):
+                try:
+                    self.turn += 1
+                    self.sleeping = True
+                    while not self.claim:
+                        if operation.poll():
+                            return True
+                        left = -1.0 if deadline is None else deadline - perf_counter()
+                        if deadline is not None and left <= 0:
+                            return False
+                        self.handle(left)
+                finally:
+                    self.sleeping = False
+                    self.role.release()
+                continue  # claimed: whoever claimed takes the role now
+            sleep(None if deadline is None else deadline - perf_counter())
+
+    def handle(self, timeout: float) -> bool:
+        """Poll once and handle what is there; the role must be held. Whether there was anything."""
+        if self.deferred:
+            self.flush_deferred()
+        events = self.poll_once(timeout)
+        for fd, mask in events:
+            handler = self.handlers.get(fd)
+            if handler is not None:
+                handler.on_ready(mask)
+        if self.touched:
+            self.notify_touched()
+        return bool(events)
+
+    def poll_now(self) -> bool:
+        """Handle what is there without waiting. For event loops and the ``try_`` calls. Whether there was anything."""
+        if _thread.get_ident() != self.main:
+            if not self.role.acquire(False):
+                return False  # who drives handles it, and tells
+            try:
+                self.turn += 1
+                return self.handle(0)
+            finally:
+                self.role.release()
+        try:
+            self.claim = True
+            if self.sleeping:
+                self.wake()
+            with self.role:
+                self.claim = False
+                self.turn += 1
+                return self.handle(0)
+        except BaseException:
+            self.claim = False
+            raise
+
+    def wake(self) -> None:
+        """Make a poller that is asleep look at `claim`."""
+        os.eventfd_write(self.wake_fd, 1)
+
+    def notify_touched(self) -> None:
+        """Call those who wait for what has been touched."""
+        touched = self.touched
+        while touched:
+            for notify in list(touched[0].waiters):
+                notify()
+            del touched[0]
+
+    def _spin_budget(self) -> float:
+        """How long to poll before sleeping: not at all where that has not paid lately or others want the core.
+
+        Every 64th wait tries again. Involuntary context switches say that somebody else wants the core.
+        """
+        if not self.spin:
+            return 0.0
+        self._spin_turns += 1
+        if self._spin_turns & 63 == 0:
+            preempted = _preemptions()
+            self._spin_score = -64 if preempted - self._preempted > 8 else max(self._spin_score, 2)
+            self._preempted = preempted
+        if self._spin_score > 8:
+            self._spin_score = 8
+        return self.spin if self._spin_score > 0 else 0.0
+
+    # Writes that wait a moment for company
+
+    def defer(self, wire: Wire) -> None:
+        """Have ``wire`` flushed at the next wait, or by the background thread within a tick or two."""
+        if wire not in self.deferred:
+            self.deferred += (wire,)
+        if self.state != "hot":
+            self.rouse()
+
+    def flush_deferred(self) -> None:
+        """Write out what was deferred."""
+        deferred = self.deferred
+        while deferred:
+            deferred[0].release()
+            del deferred[:1]
+
+    def enter_loop(self) -> None:
+        """An event loop watches the epoll from now on: the background keeps out."""
+        self.loops += 1
+        if self.state == "cold":
+            self.rouse()
+
+    def leave_loop(self) -> None:
+        """The event loop has nothing to wait for any more."""
+        self.loops -= 1
+        self.turn += 1
+        if not self.loops and self.state == "idle":
+            self.rouse()
+
+    # The background
+
+    def start(self) -> None:
+        """Start the background thread."""
+        self._ended = _thread.allocate_lock()
+        self._ended.acquire()
+        self.state = "hot"
+        _thread.start_new_thread(self._run_background, ())
+
+    def stop(self) -> None:
+        """End the background thread and close the descriptors. The reactor is of no further use."""
+        self.stopped = True
+        self.rouse()
+        if self._ended is not None:
+            self._ended.acquire()
+        self.epoll.close()
+        os.close(self.wake_fd)
+
+    def rouse(self) -> None:
+        """Make the background thread, or whoever drives, look at `deferred`, `loops` and `stopped`."""
+        self.roused = True
+        self.wake()
+        if self.state in ("hot", "idle") and self._idle.locked():
+            try:
+                self._idle.release()
+            except RuntimeError:
+                pass  # another thread was faster
+
+    def _run_background(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # handlers belong to the main thread
+        try:
+            while not self.stopped:
+                self.state = "hot"
+                self._stay_hot()
+                if self.stopped:
+                    return
+                if self.loops:
+                    self.state = "idle"
+                    if self.loops and not self.deferred and not self.stopped:
+                        self._idle.acquire()
+                elif self.role.acquire(False):
+                    try:
+                        self.state = "cold"
+                        self._drive_cold()
+                    finally:
+                        self.sleeping = False
+                        self.role.release()
+                else:
+                    self.state = "parked"
+                    # Free when the waiter leaves, however it leaves. It will most likely come again: HOT first.
+                    self.role.acquire()
+                    self.role.release()
+        except Exception:
+            if not self.stopped:
+                sys.excepthook(*sys.exc_info())
+        finally:
+            if self._ended is not None:
+                self._ended.release()
+
+    def _stay_hot(self) -> None:
+        """Return when `turn` has stood still for a tick and nobody is about to take the role."""
+        claimed = 0
+        while not self.stopped:
+            self.roused = False
+            seen = self.turn
+            self._idle.acquire(True, settings.TICK)
+            if self.deferred:
+                self._flush_aside()
+            elif self.turn == seen:
+                # A claim is taken up within microseconds. One that stands for so long was lost to a Ctrl-C.
+                claimed = claimed + 1 if self.claim else 0
+                if claimed > _LOST_CLAIM:
+                    self.claim = False
+                if not self.claim:
+                    return
+
+    def _flush_aside(self) -> None:
+        """Write out what was deferred, beside the driver if there is one: the wires have locks of their own."""
+        for wire in tuple(self.deferred):
+            wire.release()
+        # Without a call, so that nothing can be added between the look and the change.
+        self.deferred[:] = [wire for wire in self.deferred if wire.deferred]
+
+    def _drive_cold(self) -> None:
+        self.sleeping = True
+        while not (self.claim or self.roused or self.loops or self.stopped):
+            self.handle(-1)
+
+
+class _Wake:
+    """Empties the eventfd."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def on_ready(self, events: int) -> None:
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            pass
+
+
+def _preemptions() -> int:
+    """Involuntary context switches of this process so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

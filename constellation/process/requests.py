@@ -1,0 +1,285 @@
+"""Operations that ask the node: spawn, watch, kill, and the end of a deployment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from constellation.core import errors
+from constellation.core.errors import SpawnError, UsageError
+from constellation.core.messages import (
+    PAYLOAD_INLINE,
+    Cancel,
+    Exited,
+    Kill,
+    Message,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Watch,
+)
+from constellation.core.pid import Pid
+from constellation.core.resources import Resources
+from constellation.core.settings import GRACE
+from constellation.core.status import ExitStatus
+from constellation.process import runtime as runtimes
+from constellation.process.operations import FRESH, Operation, Source
+
+if TYPE_CHECKING:
+    from constellation.process.control import Request
+    from constellation.process.runtime import Runtime
+
+T = TypeVar("T")
+
+
+class _Asking(Operation[T]):
+    """Asks the node once, at the first poll, and waits for the answer."""
+
+    __slots__ = ("_request", "_runtime")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._request: Request | None = None
+        self._state = FRESH
+
+    def ask(self, number: int) -> None:
+        """Send the question."""
+        raise NotImplementedError
+
+    def read(self, answer: Message) -> T:
+        """The result in an answer; raises what it says."""
+        raise NotImplementedError
+
+    def poll(self) -> bool:
+        request = self._request
+        if request is None:
+            if self._runtime.is_foreign:
+                runtimes.current()
+            self._runtime.control.check()
+            request = self._runtime.control.request()
+            self.ask(request.number)
+            self._request = request
+        if request.answer is None:
+            self._runtime.control.check()
+            return False
+        self._result = self.read(request.answer)
+        return True
+
+    def sources(self) -> Sequence[Source]:
+        if self._request is None:
+            self._request = self._runtime.control.request()
+            self.ask(self._request.number)
+        return (self._request,)
+
+    def withdraw(self) -> bool:
+        request = self._request
+        if request is not None and request.answer is None and self._runtime.control.is_open:
+            self._runtime.control.send(Cancel(request.number))
+        self._request = None
+        return True
+
+    def runtime(self) -> Runtime:
+        return self._runtime
+
+
+class _Spawn(_Asking[Pid]):
+    __slots__ = ("_call", "_function", "_payload", "_place", "_resources", "_waits")
+
+    def __init__(
+        self, runtime: Runtime, call: tuple[Any, ...], resources: Resources, place: str, *, waits: bool
+    ) -> None:
+        super().__init__(runtime)
+        self._call = call
+        self._function = function_name(call[0])
+        self._resources = resources
+        self._place = place
+        self._waits = waits
+        self._payload: bytes | None = None
+
+    def ask(self, number: int) -> None:
+        payload = self._payload
+        if payload is None:
+            from constellation.serializers.pickle import encode_call  # noqa: PLC0415  # loaded in the template already
+
+            payload = self._payload = encode_call(*self._call)
+        inline = len(payload) <= PAYLOAD_INLINE
+        message = Spawn(
+            number, self._function, self._place, self._resources.to_fields(), self._waits, payload if inline else b""
+        )
+        if inline:
+            self._runtime.control.send(message)
+            return
+        fd = os.memfd_create("constellation-call", os.MFD_CLOEXEC)
+        try:
+            view = memoryview(payload)
+            while view:
+                view = view[os.write(fd, view) :]
+            self._runtime.control.send(message, (fd,))
+        finally:
+            os.close(fd)
+
+    def read(self, answer: Message) -> Pid:
+        if isinstance(answer, Spawned):
+            return Pid.from_bytes(answer.pid)
+        if isinstance(answer, SpawnFailed):
+            kind = getattr(errors, answer.kind, SpawnError)
+            raise kind(answer.text)
+        raise errors.InternalError(f"the answer to a spawn was {answer!r}")
+
+    def describe(self) -> str:
+        return f"spawn of {self._function}"
+
+
+class _AwaitEnd(_Asking[ExitStatus]):
+    __slots__ = ("_message", "_of")
+
+    def __init__(self, runtime: Runtime, of: Pid, message: Callable[[int], Watch | Kill]) -> None:
+        super().__init__(runtime)
+        self._of = of
+        self._message = message
+
+    def ask(self, number: int) -> None:
+        self._runtime.control.send(self._message(number))
+
+    def read(self, answer: Message) -> ExitStatus:
+        if isinstance(answer, Exited) and answer.status is not None:
+            return ExitStatus.from_fields(answer.status)
+        raise UsageError(
+            f"process {self._of} is not known on this node: it belongs to another deployment, or never was"
+        )
+
+    def describe(self) -> str:
+        verb = "kill" if isinstance(self._message(0), Kill) else "watch"
+        return f"{verb} of {self._of}"
+
+
+class CallOperation(_Asking[None]):
+    """A question whose answer only says that it is done."""
+
+    __slots__ = ("_answer", "_message", "_words")
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        message: Callable[[int], tuple[Message, tuple[int, ...]]],
+        answer: type[Any],
+        words: str,
+    ) -> None:
+        super().__init__(runtime)
+        self._message = message
+        self._answer = answer
+        self._words = words
+
+    def ask(self, number: int) -> None:
+        self._runtime.control.send(*self._message(number))
+
+    def read(self, answer: Message) -> None:
+        if not isinstance(answer, self._answer):
+            raise errors.InternalError(f"the answer to {self._words!r} was {answer!r}")
+
+    def describe(self) -> str:
+        return self._words
+
+
+def function_name(fn: Any) -> str:
+    """``module:qualname``; the main module goes by the program's own name."""
+    module = getattr(fn, "__module__", None) or type(fn).__module__
+    name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        path = getattr(main, "__file__", None)
+        spec = getattr(main, "__spec__", None)
+        if spec is not None and spec.name:
+            module = spec.name.removesuffix(".__main__")
+        elif path:
+            module = os.path.splitext(os.path.basename(path))[0]
+    return f"{module}:{name}"[:500]
+
+
+def _spawning(fn: Any, args: Any, kwargs: Any, resources: Resources | None, *, waits: bool) -> _Spawn:
+    runtime = runtimes.current()
+    if not callable(fn):
+        raise UsageError(f"cannot spawn {fn!r}: expected a function and its arguments, as in spawn(child, 3)")
+    if resources is not None and not isinstance(resources, Resources):
+        raise UsageError(f"cannot use resources={resources!r}: expected Resources(mem=..., cpu=...)")
+    caller = sys._getframe(2)
+    place = f"{caller.f_code.co_filename}:{caller.f_lineno}"[-1000:]
+    demand = Resources() if resources is None else resources
+    return _Spawn(runtime, (fn, args, kwargs), demand, place, waits=waits)
+
+
+def spawn(fn: Callable[..., Any], *args: Any, resources: Resources | None = None, **kwargs: Any) -> Operation[Pid]:
+    """An operation: start a process that calls ``fn(*args, **kwargs)``; gives its Pid once it runs.
+
+    Waits in the queue while there is no room. An ``async def`` function runs under asyncio.run. When the function
+    returns the process ends with 0; when it raises, with 1.
+
+    Args:
+        fn: A function of any kind: of the main module or another, nested, a lambda, a method.
+        *args: Its arguments; they are copied to the new process.
+        resources: What the process demands; `Resources()` where it is None, not what the spawner has.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        UsageError: Before `init`; ``fn`` is not callable; ``resources`` is no Resources.
+
+    The operation raises:
+        Infeasible: No node could hold the demand, even empty.
+        SpawnStalled: All that hold capacity wait, and none will give any back.
+        SpawnError: The process could not be started; says why.
+        SerializationError: The function or an argument cannot be encoded; names the member.
+    """
+    return _spawning(fn, args, kwargs, resources, waits=True)
+
+
+def try_spawn(fn: Callable[..., Any], *args: Any, resources: Resources | None = None, **kwargs: Any) -> Operation[Pid]:
+    """An operation: as `spawn`, but fails at once where there is no room now. It does not overtake the queue.
+
+    The operation raises:
+        NoCapacity: There is no room now.
+        Infeasible, SpawnError, SerializationError: As for `spawn`.
+    """
+    return _spawning(fn, args, kwargs, resources, waits=False)
+
+
+def watch(pid: Pid) -> Operation[ExitStatus]:
+    """An operation: how a process ended, when it has; at once if it has ended.
+
+    Raises:
+        TypeError: ``pid`` is no Pid.
+        UsageError: Before `init`.
+
+    The operation raises:
+        UsageError: The process is of another deployment.
+    """
+    _must_be_pid(pid)
+    wire = pid.to_bytes()
+    return _AwaitEnd(runtimes.current(), pid, lambda number: Watch(number, wire))
+
+
+def kill(pid: Pid, grace: float = GRACE, tree: bool = False) -> Operation[ExitStatus]:  # noqa: FBT001, FBT002  # public API
+    """An operation: ask a process to end (SIGTERM), wait, kill it; gives how it ended.
+
+    SIGTERM raises SystemExit(143) in the process unless its program handles it.
+
+    Args:
+        pid: The process.
+        grace: Seconds between asking and killing; 0 kills at once.
+        tree: Also all that it has spawned, and so on.
+
+    Raises:
+        TypeError: ``pid`` is no Pid.
+        UsageError: Before `init`, or ``grace`` is below zero.
+    """
+    _must_be_pid(pid)
+    if not isinstance(grace, (int, float)) or not 0 <= grace < 1e9:
+        raise UsageError(f"cannot use grace={grace!r}: expected seconds, not below zero")
+    wire = pid.to_bytes()
+    return _AwaitEnd(runtimes.current(), pid, lambda number: Kill(number, wire, float(grace), bool(tree)))
+
+
+def _must_be_pid(pid: object) -> None:
+    if not isinstance(pid, Pid):
+        raise TypeError(f"expected the Pid of a process, not {pid!r}")

@@ -1,0 +1,327 @@
+"""All that one process of a deployment has: its Pid, its reactor, its connection to the node, its peers.
+
+There is one `Runtime` per process, installed by `init` or by the start of a spawned process. A user's own fork inherits
+the object but not its threads: there it is *foreign*, does nothing, and refuses every use.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from constellation.core import settings
+from constellation.core.errors import UsageError
+from constellation.core.messages import (
+    Begin,
+    Close,
+    Closed,
+    Draining,
+    Exited,
+    LinkMade,
+    Message,
+    Raised,
+    Ready,
+    Refused,
+    Watch,
+)
+from constellation.core.pid import Pid
+from constellation.core.status import ExitStatus
+from constellation.process.control import Control
+from constellation.process.memory import Pool
+from constellation.process.peer import Peer, error_of
+from constellation.process.reactor import Reactor
+
+if TYPE_CHECKING:
+    from constellation.core.contracts import Serializer, Transport
+    from constellation.core.resources import Resources
+    from constellation.process.operations import Operation
+
+_installed: Runtime | None = None
+_chosen: tuple[object, Transport, Serializer] | None = None
+
+
+def prepare(config: dict[str, Any]) -> tuple[Transport, Serializer]:
+    """Load the transport and the serializer of a deployment; once per template, before it forks."""
+    global _chosen  # noqa: PLW0603  # inherited by every process that the template forks
+    wanted = (config["transport"], config["serializer"], tuple(config["plugins"]))
+    if _chosen is None or _chosen[0] != wanted:
+        from constellation.core.plugins import make_plugin_manager  # noqa: PLC0415  # not in a spawned process
+
+        plugins = make_plugin_manager(config["plugins"], config["plugin_options"])
+        _chosen = (wanted, plugins.transport(config["transport"]), plugins.serializer(config["serializer"]))
+    return _chosen[1], _chosen[2]
+
+
+class Runtime:
+    """One process of a deployment.
+
+    Args:
+        pid: Of this process.
+        parent: The process that spawned it, None for the first.
+        resources: Its demand.
+        control: Socket to the node; taken over.
+        config: The deployment's configuration.
+    """
+
+    def __init__(
+        self, pid: Pid, parent: Pid | None, resources: Resources, control: socket.socket, config: dict[str, Any]
+    ) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.resources = resources
+        self.config = config
+        self.transport, self.serializer = prepare(config)
+        self.credit: int = config["credit"]
+        self.os_pid = os.getpid()
+        self.is_foreign = False
+        self.leaving = False
+        self.pool = Pool()
+        self.peers: dict[Pid, Peer] = {}
+        self.reactor = Reactor()
+        self.control = Control(self.reactor, control, self._on_message, self._on_node_gone)
+        self._budget = max(resources.mem // settings.BUDGET_SHARE, settings.BUDGET_FLOOR)
+        self._drain_left = settings.DRAIN_LIMIT
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start the background thread; tell the node that the process runs."""
+        self.reactor.start()
+        if ready:
+            self.control.send(Ready(self.os_pid))
+
+    def peer(self, pid: Pid) -> Peer:
+        """The peer of that name."""
+        peer = self.peers.get(pid)
+        if peer is None:
+            peer = self.peers.setdefault(pid, Peer(self, pid))
+        return peer
+
+    # What the node says
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        if isinstance(message, LinkMade) and len(fds) == 1:
+            self.peer(Pid.from_bytes(message.peer)).on_link(message.number, fds.pop())
+        elif isinstance(message, Refused):
+            pid = Pid.from_bytes(message.peer)
+            status = None if message.status is None else ExitStatus.from_fields(message.status)
+            self.peer(pid).on_refused(error_of(pid, status))
+        for fd in fds:
+            os.close(fd)
+
+    def _on_node_gone(self) -> None:
+        for peer in list(self.peers.values()):
+            if peer.wire.link is None:
+                peer.on_refused(error_of(peer.pid, None))
+
+    def watch_peer(self, peer: Peer) -> None:
+        """A link has ended: ask the node how its process ended, and tell the peer."""
+        request = self.control.request()
+
+        def tell() -> None:
+            answer = request.answer
+            request.waiters.clear()
+            if isinstance(answer, Exited) and answer.status is not None:
+                peer.on_status(ExitStatus.from_fields(answer.status))
+            else:
+                peer.on_status(None)
+
+        request.waiters.append(tell)
+        if self.control.is_open:
+            self.control.send(Watch(request.number, peer.pid.to_bytes()))
+        else:
+            tell()
+
+    # Budgets
+
+    def widen(self, size: int) -> bool:
+        """Take ``size`` bytes out of what may be buffered with no recv posted, or give them back (below zero)."""
+        if size > self._budget:
+            return False
+        self._budget -= size
+        return True
+
+    def may_drain(self, size: int) -> bool:
+        """Whether ``size`` bytes of a leaving process are taken in with no recv posted."""
+        if size > self._drain_left:
+            return False
+        self._drain_left -= size
+        return True
+
+    # The end
+
+    def raised(self, kind: str, text: str) -> None:
+        """Tell the node of the exception that is about to end this process."""
+        if self.control.is_open and not self.is_foreign:
+            self.control.send(Raised(kind[:200], text[:4000]))
+
+    def leave(self, linger: float) -> list[str]:
+        """Deliver what has been sent: drive until every peer has taken it in, closed or died.
+
+        Must be called in the main thread. Blocks, at most ``linger`` seconds.
+
+        Returns:
+            The channels that still hold something, by name.
+        """
+        if self.is_foreign or self.reactor.stopped:
+            return []
+        self.leaving = True
+        peers = [peer for peer in self.peers.values() if peer.was_used]
+        for peer in peers:
+            peer.ask_flush()
+        waiting = _Delivered(peers)
+        if not waiting.poll():
+            told = min(linger, _TELL_AFTER)
+            if not self.reactor.drive(waiting, perf_counter() + told) and linger > told:
+                self.control.send(Draining(_names(waiting.left()), 0))
+                self.reactor.drive(waiting, perf_counter() + linger - told)
+        undelivered = [channel for peer in waiting.left() for channel in peer.undrained()]
+        names = _names(waiting.left())
+        if names:
+            self.control.send(Draining(names, sum(channel.held for channel in undelivered)))
+        return names
+
+    def close_deployment(self, kill: bool) -> Operation[None]:
+        """An operation: end the deployment; the others are killed, or waited for."""
+        from constellation.process.requests import CallOperation  # noqa: PLC0415  # a cycle otherwise
+
+        return CallOperation(self, lambda number: (Close(number, kill), ()), Closed, "close the deployment")
+
+    def begin_deployment(self, message: Callable[[int], Begin], template: int) -> Operation[None]:
+        """An operation: a new deployment on the same fabric, with a template of its own."""
+        from constellation.process.requests import CallOperation  # noqa: PLC0415  # a cycle otherwise
+
+        return CallOperation(self, lambda number: (message(number), (template,)), Closed, "begin a deployment")
+
+    def stop(self) -> None:
+        """End the background thread, the links and the connection to the node."""
+        if self.is_foreign:
+            return
+        self.reactor.stop()
+        for peer in self.peers.values():
+            if peer.wire.link is not None:
+                peer.wire.link.close()
+                peer.wire.link = None
+        self.control.close()
+
+
+class _Delivered:
+    """Done when every peer has taken in what was sent to it."""
+
+    def __init__(self, peers: list[Peer]) -> None:
+        self._peers = peers
+
+    def left(self) -> list[Peer]:
+        return [peer for peer in self._peers if not peer.is_delivered]
+
+    def poll(self) -> bool:
+        self._peers = self.left()
+        return not self._peers
+
+
+_TELL_AFTER = 0.2
+"""Seconds of draining before the node is told, so that it can be shown."""
+
+
+def _names(peers: list[Peer]) -> list[str]:
+    return sorted(
+        f"{channel.name or 'channel'} to {peer.pid}" for peer in peers for channel in peer.undrained()
+    ) or sorted(f"channel to {peer.pid}" for peer in peers)
+
+
+# The one of this process
+
+
+def install(runtime: Runtime) -> None:
+    """Make ``runtime`` the one of this process."""
+    global _installed  # noqa: PLW0603  # one per process, by design
+    _installed = runtime
+    _register_fork_hook()
+
+
+def uninstall() -> None:
+    """This process has no runtime any more."""
+    global _installed  # noqa: PLW0603  # one per process, by design
+    _installed = None
+
+
+def installed() -> Runtime | None:
+    """The runtime of this process, also where it is foreign; None before `init`."""
+    return _installed
+
+
+def current() -> Runtime:
+    """The runtime of this process.
+
+    Raises:
+        UsageError: There is none, or this is a fork that the user's program made itself.
+    """
+    runtime = _installed
+    if runtime is None:
+        raise UsageError("no deployment: call constellation.init() first, once, at the start of the program")
+    if runtime.is_foreign:
+        raise UsageError(
+            "this process was forked by the program itself (os.fork or multiprocessing) and is no process of "
+            "constellation: use spawn() for one that can send and receive"
+        )
+    return runtime
+
+
+_hooked = False
+
+
+def _register_fork_hook() -> None:
+    global _hooked  # noqa: PLW0603  # os.register_at_fork cannot be taken back
+    if not _hooked:
+        _hooked = True
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    """In a child that the user's program forked: close what belongs to the parent, and refuse all use.
+
+    The epoll itself is only closed, never changed: it is the parent's too.
+    """
+    runtime = _installed
+    if runtime is None:
+        return
+    runtime.is_foreign = True
+    reactor = runtime.reactor
+    if reactor.stopped:
+        return
+    reactor.stopped = True
+    reactor.handlers = {}  # so that nothing is taken out of the epoll
+    reactor.epoll.close()
+    os.close(reactor.wake_fd)
+    runtime.control.close()
+    for peer in runtime.peers.values():
+        peer.abandon()
+
+
+def pid() -> Pid:
+    """The Pid of this process.
+
+    Raises:
+        UsageError: Before `init`.
+    """
+    return current().pid
+
+
+def parent() -> Pid | None:
+    """The Pid of the process that spawned this one; None in the first process.
+
+    Raises:
+        UsageError: Before `init`.
+    """
+    return current().parent
+
+
+def resources() -> Resources:
+    """The demand of this process.
+
+    Raises:
+        UsageError: Before `init`.
+    """
+    return current().resources
+

@@ -1,0 +1,293 @@
+"""One link with its frames: what is queued to be written, and the straight loop that reads.
+
+`core/framing.py` has the format and the reference decoder. This file is the hot path: it is written out straight, and
+says where a choice is for speed. See `process/reactor.py` for the rule behind the lines marked ``# commit``.
+
+Writing. `out` holds buffers in order; `flush` writes them until the socket is busy. Large values stand in `bulk` and
+give one chunk whenever `out` has run empty, in turn, so that they never stand before another channel's message.
+
+Reading. Small frames are cut out of one read of up to `READ`; the body of a chunk is read straight into its place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from constellation.core import framing, settings
+from constellation.process.reactor import EPOLLIN, EPOLLOUT
+
+if TYPE_CHECKING:
+    from constellation.core.contracts import Buffer, Link
+    from constellation.process.incoming import Incoming
+    from constellation.process.outgoing import Large, Outgoing
+    from constellation.process.peer import Peer
+    from constellation.process.reactor import Reactor
+
+READ = 128 << 10
+_READ = (READ,)
+_READ_HEADER = (framing.HEADER_BYTES,)
+_HEADER = framing.HEADER
+_HEADER_BYTES = framing.HEADER_BYTES
+_CHUNK = framing.CHUNK
+_JOIN_BELOW = 16 << 10
+_GATHER = 256
+
+
+class Wire:
+    """One link of a peer. All that writes holds `lock`; all that reads holds the reactor's role."""
+
+    __slots__ = (
+        "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pos", "_sent", "_until", "_wants_write",
+        "bulk", "bye_from_peer", "bye_sent", "committed", "deferred", "fd", "link", "lock", "number", "out", "peer", "reactor",
+    )  # fmt: skip
+
+    def __init__(self, peer: Peer, reactor: Reactor) -> None:
+        self.peer = peer
+        self.reactor = reactor
+        self.lock = peer.lock
+        self.link: Link | None = None
+        self.fd = -1
+        self.number = 0
+        self.out: deque[Buffer] = deque()
+        self.bulk: deque[Large] = deque()
+        self.deferred: list[Outgoing] | bool = False
+        self.bye_sent = self.bye_from_peer = self.committed = False
+        self._sent: list[int] = []
+        self._got: list[bytes] = []
+        self._wants_write = False
+        self._data = b""
+        self._pos = 0
+        self._body: memoryview | None = None
+        self._body_of: Incoming | None = None
+        self._left = 0
+        self._until = 0
+        self._counts: list[int] = []
+
+    def open(self, link: Link, number: int) -> None:
+        """The node has made the link: begin to read and write."""
+        with self.lock:
+            self.link, self.number, self.fd = link, number, link.fileno()
+            self.reactor.watch(self.fd, self)
+            self.flush()
+
+    def close(self) -> None:
+        """Give the link back; the wire is of no further use."""
+        with self.lock:
+            link, self.link = self.link, None
+            if link is not None:
+                self.reactor.forget(self.fd)
+                link.close()
+
+    # Writing
+
+    def put(self, *buffers: Buffer) -> None:
+        """Queue buffers and write what the socket takes."""
+        with self.lock:
+            self.bye_sent = False
+            self.out += buffers  # commit
+            self.flush()
+
+    def release(self) -> None:
+        """Write out what was deferred, combined values included."""
+        with self.lock:
+            waiting, self.deferred = self.deferred, False
+            if waiting:
+                for channel in waiting:  # type: ignore[union-attr]  # True is never stored
+                    channel.seal()
+            self.flush()
+
+    def flush(self) -> None:
+        """Write until all has left or the socket is busy. The lock must be held."""
+        link, out, sent = self.link, self.out, self._sent
+        if link is None:
+            return
+        try:
+            while True:
+                if sent:  # also after a Ctrl-C that came between the call and what follows it
+                    self._account(sent[0])
+                if not out:
+                    if not self.bulk:
+                        break
+                    self._next_chunk()
+                    continue
+                count = len(out)
+                if count == 1:
+                    sent += map(link.send, (out[0],))
+                elif count > 2 and len(out[0]) < _JOIN_BELOW and len(out[1]) < _JOIN_BELOW:
+                    # Many small frames: one copy is cheaper than a long gather list.
+                    joined = deque((b"".join(out),))
+                    out = self.out = joined  # commit
+                else:
+                    sent += map(link.send_many, ([out[at] for at in range(min(count, _GATHER))],))
+        except BlockingIOError:
+            if not self._wants_write:
+                self._wants_write = True
+                self.reactor.epoll.modify(self.fd, EPOLLIN | EPOLLOUT)
+            return
+        except OSError:
+            # The peer is gone. What it had written before can still be read; the reader sees the end.
+            out.clear()
+            self.bulk.clear()
+            return
+        if self._wants_write:
+            self._wants_write = False
+            self.reactor.epoll.modify(self.fd, EPOLLIN)
+
+    def _account(self, count: int) -> None:
+        """Take ``count`` written bytes off the front of `out`."""
+        out, sent = self.out, self._sent
+        if count == len(out[0]):
+            del out[0], sent[0]  # commit
+            return
+        left = deque(out)
+        while left and count >= len(left[0]):
+            count -= len(left.popleft())
+        if count:
+            left[0] = memoryview(left[0])[count:]
+        self.out = left  # commit
+        del sent[0]
+
+    def _next_chunk(self) -> None:
+        """Put the next chunk of the large value whose turn it is into `out`; tell a value that it has left."""
+        large = self.bulk[0]
+        if large.at_end:
+            self.bulk.popleft()
+            large.left()
+            return
+        piece = large.next_piece()
+        self.bulk.rotate(-1)
+        self.out.append(_HEADER.pack(len(piece), large.number, _CHUNK))
+        self.out.append(piece)
+
+    # Reading
+
+    def on_ready(self, events: int) -> None:
+        """Read, and write if the socket was busy."""
+        if events & EPOLLOUT:
+            with self.lock:
+                self.flush()
+            if events == EPOLLOUT:
+                return
+        link, got = self.link, self._got
+        if link is None:
+            return
+        try:
+            if self._body is not None:
+                if self._read_body(link):
+                    return
+                size = _READ_HEADER  # most likely the next chunk's: do not copy that one's body twice
+            else:
+                size = _READ
+            got += map(link.receive, size)
+        except BlockingIOError:
+            return
+        except OSError:
+            got += (b"",)
+        try:
+            self._take_in()
+        except framing.FrameError as error:
+            self.peer.on_broken(self, f"the peer sent {error}")
+
+    def _read_body(self, link: Link) -> bool:
+        """Read into the chunk that is under way. False when it is whole."""
+        body, counts = self._body, self._counts
+        assert body is not None
+        while True:
+            if counts:
+                count = counts[0]
+                if not count:
+                    self._got += (b"",)
+                    self._body = None
+                    self._take_in()
+                    return True
+                self._left -= count
+                del counts[0]  # commit, from `_left` on
+            if not self._left:
+                break
+            counts += map(link.receive_into, (body[len(body) - self._left :],))
+        self._finish_chunk()
+        return False
+
+    def _finish_chunk(self) -> None:
+        channel = self._body_of
+        assert channel is not None
+        channel.filled_to(self._until)  # does nothing the second time, should a Ctrl-C come before the next line
+        self._body = self._body_of = None
+
+    def _take_in(self) -> None:
+        """Handle what has been read: the straight loop. A frame is taken in by one commit, so an exception costs none."""
+        got = self._got
+        while got:
+            data = got[0]
+            if not data:
+                del got[0]
+                self.peer.on_end(self)
+                return
+            if self._pos < len(self._data):
+                data = self._data[self._pos :] + data
+            self._data = data
+            self._pos = 0
+            del got[0]  # commit, from `data` on
+        data, pos = self._data, self._pos
+        end = len(data)
+        channels = self.peer.incoming_by_number
+        unpack = _HEADER.unpack_from
+        while end - pos >= _HEADER_BYTES:
+            length, number, kind = unpack(data, pos)
+            start = pos + _HEADER_BYTES
+            stop = start + length
+            if kind <= framing.RAW:
+                if stop > end:
+                    framing.check_header(length, kind)
+                    break
+                channel = channels.get(number)
+                if channel is None:
+                    raise framing.FrameError(f"a value for channel {number}, which was never opened")
+                entry = ((kind, data[start:stop], length),)
+                channel.queue += entry
+                channel.received += length
+                if channel.waiters:
+                    self.reactor.touched += (channel,)
+                self._pos = pos = stop  # commit, from `channel.queue` on
+                if channel.received > channel.granted or channel.discarding:
+                    channel.check()
+            elif kind == _CHUNK:
+                channel = channels.get(number)
+                framing.check_header(length, kind)
+                if channel is None:
+                    raise framing.FrameError(f"a chunk for channel {number}, which was never opened")
+                self._begin_chunk(channel, data, start, min(stop, end), length)
+                pos = self._pos
+                if self._body is not None:
+                    break
+            else:
+                framing.check_header(length, kind)
+                if stop > end:
+                    break
+                # The frame is handled before it is passed over: each handler may be run twice (peer.py).
+                self.peer.on_frame(self, kind, number, data[start:stop])
+                self._pos = pos = stop
+                if self.link is None:
+                    return
+        if pos >= end:
+            self._data = b""
+            self._pos = 0
+
+    def _begin_chunk(self, channel: Incoming, data: bytes, start: int, stop: int, length: int) -> None:
+        """Copy what has come of a chunk to its place; read the rest straight into it."""
+        place = channel.next_room(length)
+        have = stop - start
+        if have:
+            place[:have] = memoryview(data)[start:stop]
+        self._until = channel.filled + length
+        self._left = length - have
+        self._body = place
+        self._body_of = channel
+        self._pos = stop  # commit, from `_until` on
+        if have == length:
+            self._finish_chunk()
+
+    def describe(self) -> dict[str, Any]:
+        """For messages about why a process waits."""
+        return {"fd": self.fd, "unsent": len(self.out) + len(self.bulk), "number": self.number}
