@@ -198,6 +198,7 @@ class Starter:
 
     def _start(self) -> None:
         self._is_ready = False
+        self._forget_stderr()
         self._words.clear()
         try:
             sock, self._os_pid, self._stderr = self._launch(once=False)
@@ -242,6 +243,8 @@ class Starter:
         return ours, started.pid, words
 
     def _read_words(self) -> None:
+        if self._stderr < 0:  # an event of a predecessor, in the same batch
+            return
         try:
             data = os.read(self._stderr, 64 << 10)
         except BlockingIOError:
@@ -250,6 +253,10 @@ class Starter:
             self._words += data
             del self._words[: max(0, len(self._words) - (16 << 10))]
         else:
+            self._forget_stderr()
+
+    def _forget_stderr(self) -> None:
+        if self._stderr >= 0:
             self._loop.unwatch(self._stderr)
             os.close(self._stderr)
             self._stderr = -1
@@ -272,6 +279,7 @@ class Starter:
         assert self._template is not None
         self._template.close()
         self._template = None
+        self._forget_stderr()
         if not self._one_thread:
             self._one_thread = True
             self._start()
