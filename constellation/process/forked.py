@@ -201,7 +201,6 @@ def _become_template(ends: _Ends, first: int, signals: set[int | signal.Signals]
         os.dup2(null, 0)
         os.dup2(null, 1)
         os.close(null)
-        life.reset_debugger()
         template = Template(socket.socket(fileno=ends.template), config)
         template.adopt(first, 1)
         template.run(signals)

@@ -18,7 +18,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 from constellation.core.messages import Fork
@@ -36,7 +36,7 @@ _is_foreign = False
 _inherited_files: list[weakref.ref[Any]] = []
 
 
-def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str, Any]) -> NoReturn:
+def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str, Any], mask: Iterable[int]) -> NoReturn:
     """Be a spawned process: run its function, then leave.
 
     Args:
@@ -44,14 +44,15 @@ def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str,
         payload: The call, as the spawner's serializer made it.
         control: Socket to the node.
         config: Settings of the deployment.
+        mask: Signals that it blocks; the others were blocked until now.
     """
     code = 1
     threads = set(threading.enumerate())
     pid, parent = Pid.from_bytes(message.pid), Pid.from_bytes(message.parent)
     try:
-        reseed()
-        reset_debugger()
-        handle_sigterm()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _forget_ends()
+        _reseed()
         mine = runtime.Runtime(pid, parent, Resources.from_fields(message.resources), control, config)
         runtime.install(mine)
         mine.start()
@@ -165,7 +166,22 @@ def _on_sigterm(_number: int, _frame: Any) -> NoReturn:
     raise SystemExit(SIGTERM_CODE)
 
 
-def reseed() -> None:
+def _forget_ends() -> None:
+    """Drop what the program wanted done at its end: that is the first process's to do. What is registered here runs."""
+    atexit._clear()
+    # What these register once in a life was in the table; and an inherited TemporaryDirectory must not be removed here.
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # no public way
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # as above
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        # As in a child of multiprocessing's own: the program's pools are not ours to end, those made here are.
+        util._finalizer_registry.clear()
+        util._run_after_forkers()
+        sys.modules["multiprocessing.process"]._children.clear()
+        atexit.register(util._exit_function)
+
+
+def _reseed() -> None:
     """Give numpy's global generator a new seed; `random` does so by itself at each fork."""
     generator = sys.modules.get("numpy.random")
     if generator is not None:
@@ -173,7 +189,17 @@ def reseed() -> None:
             generator.seed()
 
 
-def reset_debugger() -> None:
+def prepare_processes() -> None:
+    """Do once, in the template, what every process forked from it needs."""
+    handle_sigterm()
+    _leave_debugger()
+    _leave_loops()
+    if sys.stdin is not None and sys.stdin is sys.__stdin__:
+        # What the program has read ahead of its standard input is the first process's; the others have /dev/null.
+        sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115  # it stays open
+
+
+def _leave_debugger() -> None:
     """Stop tracing for pdb: it would ask its questions on a terminal that only the first process has."""
     owner = getattr(sys.gettrace(), "__self__", None)
     bdb = sys.modules.get("bdb")
@@ -181,21 +207,17 @@ def reset_debugger() -> None:
         sys.settrace(None)
 
 
-def detach_from_loops(handlers: dict[int, Any]) -> None:
-    """Forget the event loop that this program was in at init(): processes forked here are not in it.
-
-    Args:
-        handlers: Signal handlers for the processes; the loop's own ones are replaced.
-    """
+def _leave_loops() -> None:
+    """Forget the event loop that this program was in at init(): processes forked here are not in it."""
     asyncio_events = sys.modules.get("asyncio.events")
     if asyncio_events is not None and asyncio_events._get_running_loop() is not None:
         asyncio_events._set_running_loop(None)
         asyncio_events.set_event_loop(None)
-        handlers[signal.SIGINT] = signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the loop has its own one
     trio_run = sys.modules.get("trio._core._run")
     if trio_run is not None and hasattr(trio_run.GLOBAL_RUN_CONTEXT, "runner"):
         vars(trio_run.GLOBAL_RUN_CONTEXT).clear()
-        handlers[signal.SIGINT] = signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the loop has its own one
     sniffio = sys.modules.get("sniffio")
     if sniffio is not None:
         sniffio.thread_local.name = None

@@ -10,7 +10,6 @@ Order within one Fork: fork, Forked with a pidfd, close. A child that ends befor
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import os
@@ -38,8 +37,9 @@ ONCE_VARIABLE = "CONSTELLATION_TEMPLATE_ONCE"
 BORROWED_VARIABLE = "CONSTELLATION_TEMPLATE_BORROWED"
 """Names, joined by commas, of variables that were set for the imports before init() only."""
 
-_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""The node ends the template, nobody else; and a handler of the program must not run in its loop."""
+_BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""The node ends the template, nobody else; and a handler of the program must not run in its loop. Blocked and not
+ignored: one that is sent to a process right after its fork is kept until that process can handle it."""
 
 _DESCRIPTORS_PER_PACKET = 8
 
@@ -78,7 +78,8 @@ class Template:
         self._config = config
         self._os_pid = os.getpid()
         self._children: set[int] = set()
-        self._handlers: dict[int, Any] = {}
+        self._child_handler: Any = signal.SIG_DFL
+        self._mask: Iterable[int] = ()
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
         self._former_wakeup = -1
         self._poll = select.epoll()
@@ -92,12 +93,10 @@ class Template:
         """Blocks. Serve the node until it goes; then kill what is left and end.
 
         Args:
-            signals: The mask for this process and those forked from it, once handlers are set; None leaves it.
+            signals: The signal mask of the processes; None: the present one.
         """
         try:
-            self._prepare()
-            if signals is not None:
-                signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+            self._prepare(signals)
             self._serve()
         except OSError:
             pass  # the node has gone
@@ -107,15 +106,17 @@ class Template:
             self._sweep()
             os._exit(0)
 
-    def _prepare(self) -> None:
-        for number in (*_IGNORED, signal.SIGCHLD):
-            self._handlers[number] = signal.signal(number, _ignore)
+    def _prepare(self, signals: Iterable[int] | None) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        self._mask = before if signals is None else signals
+        signal.pthread_sigmask(signal.SIG_SETMASK, {*self._mask, *_BLOCKED} - {signal.SIGCHLD})
+        self._child_handler = signal.signal(signal.SIGCHLD, _ignore)
         # Signals that end what they interrupt wake the loop through this pair: PEP 475 has epoll go on by itself.
         self._wakeup = socket.socketpair()
         for end in self._wakeup:
             end.setblocking(False)
         self._former_wakeup = signal.set_wakeup_fd(self._wakeup[1].fileno(), warn_on_full_buffer=False)
-        life.detach_from_loops(self._handlers)
+        life.prepare_processes()
         self._control.setblocking(True)
         self._poll.register(self._control, select.EPOLLIN)
         self._poll.register(self._wakeup[0], select.EPOLLIN)
@@ -188,10 +189,9 @@ class Template:
             if self._wakeup is not None:
                 for end in self._wakeup:
                     end.close()
-            for number, handler in self._handlers.items():
-                if handler is not None:  # None: set by foreign C code, which is not to be had back
-                    signal.signal(number, handler)
-            become(message, fds, self._config)
+            if self._child_handler is not None:  # None: set by foreign C code, which is not to be had back
+                signal.signal(signal.SIGCHLD, self._child_handler)
+            become(message, fds, self._config, self._mask)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -218,8 +218,15 @@ def _ignore(_number: int, _frame: Any) -> None:
     """Let the signal only wake the loop. Not SIG_IGN: that would be inherited by what the processes exec."""
 
 
-def become(message: Fork, fds: list[int], config: dict[str, Any]) -> NoReturn:
-    """Go on as the process that a Fork describes, in this very OS process."""
+def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable[int]) -> NoReturn:
+    """Go on as the process that a Fork describes, in this very OS process.
+
+    Args:
+        message: What the node asks for.
+        fds: What came with it.
+        config: Settings of the deployment.
+        mask: Signals that the process blocks.
+    """
     control, stdout, stderr = fds[:3]
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
@@ -229,12 +236,7 @@ def become(message: Fork, fds: list[int], config: dict[str, Any]) -> NoReturn:
     if len(fds) > 3:
         with open(fds[3], "rb") as file:
             payload = file.read()
-    atexit._clear()
-    # Its table is empty now, but a child that was to start processes of its own must still end them.
-    multiprocessing_util = sys.modules.get("multiprocessing.util")
-    if multiprocessing_util is not None:
-        atexit.register(multiprocessing_util._exit_function)
-    life.run(message, payload, socket.socket(fileno=control), config)
+    life.run(message, payload, socket.socket(fileno=control), config, mask)
 
 
 def run_for_program(resources: Resources, config: dict[str, Any]) -> NoReturn:
@@ -276,9 +278,6 @@ def _run_once(control: socket.socket, config: dict[str, Any]) -> NoReturn:
     send(control, Forked(message.process, os.getpid()), [pidfd])
     os.close(pidfd)
     control.close()
-    handlers: dict[int, Any] = {}
-    life.detach_from_loops(handlers)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    life.prepare_processes()
     gc.freeze()
-    become(message, fds, config)
+    become(message, fds, config, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
