@@ -40,7 +40,7 @@ class _End:
 
     _kind = ""
 
-    def __init__(self, pid: Pid, name: str = "") -> None:
+    def __init__(self, pid: Pid | None, name: str = "") -> None:
         self._open = False
         kind = type(self).__name__
         if not isinstance(pid, Pid):
@@ -95,7 +95,8 @@ class Sender(_End, Generic[T]):
     ``Sender[int](pid)`` states the type; both ends compare it at the first operation. Making one does no I/O.
 
     Args:
-        pid: The process at the other end; this process itself is allowed.
+        pid: The process at the other end; this process itself is allowed. None is what `parent` gives in the first
+            process, and refused.
         name: Tells several channels between the same two processes apart.
 
     Raises:
@@ -108,7 +109,7 @@ class Sender(_End, Generic[T]):
 
     _kind = "sender"
 
-    def __init__(self, pid: Pid, name: str = "") -> None:
+    def __init__(self, pid: Pid | None, name: str = "") -> None:
         super().__init__(pid, name)
         self._channel: Outgoing = self._peer.sending(name)
         self._spare: _Send | None = None
@@ -253,7 +254,8 @@ class Receiver(_End, Generic[T]):
     An iterator, and an async iterator, until the other end has closed.
 
     Args:
-        pid: The process at the other end; this process itself is allowed.
+        pid: The process at the other end; this process itself is allowed. None is what `parent` gives in the first
+            process, and refused.
         name: Tells several channels between the same two processes apart.
 
     Raises:
@@ -266,7 +268,7 @@ class Receiver(_End, Generic[T]):
 
     _kind = "receiver"
 
-    def __init__(self, pid: Pid, name: str = "") -> None:
+    def __init__(self, pid: Pid | None, name: str = "") -> None:
         super().__init__(pid, name)
         self._channel: Incoming = self._peer.receiving(name)
         self._spare: _Recv[T] | None = None

@@ -11,7 +11,7 @@ import _thread
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 
 from constellation.core.errors import UsageError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from constellation.process.runtime import Runtime
 
 T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
 
 FRESH, RUNNING, DONE, OWNED = range(4)
 """States. OWNED: given to `select` or `join`, which runs it."""
@@ -282,6 +284,15 @@ class _Join(_Many[list[Any]]):
         return f"join({', '.join(operation.describe() for operation in self._operations)})"
 
 
+# Of one type, of two, of three; of more than that nobody tells them apart by their types.
+@overload
+def select(*operations: Operation[T]) -> Operation[tuple[int, T]]: ...
+@overload
+def select(first: Operation[T], second: Operation[U], /) -> Operation[tuple[int, T | U]]: ...
+@overload
+def select(first: Operation[T], second: Operation[U], third: Operation[V], /) -> Operation[tuple[int, T | U | V]]: ...
+@overload
+def select(*operations: Operation[Any]) -> Operation[tuple[int, Any]]: ...
 def select(*operations: Operation[Any]) -> Operation[tuple[int, Any]]:
     """An operation: the first of several that is ready.
 

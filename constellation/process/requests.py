@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from constellation.core import errors
 from constellation.core.errors import SpawnError, UsageError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from constellation.process.control import Request
     from constellation.process.runtime import Runtime
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -210,7 +211,17 @@ def _spawning(fn: Any, args: Any, kwargs: Any, resources: Resources | None, *, w
     return _Spawn(runtime, (fn, args, kwargs), demand, place, waits=waits)
 
 
-def spawn(fn: Callable[..., Any], *args: Any, resources: Resources | None = None, **kwargs: Any) -> Operation[Pid]:
+# The arguments are checked against the function's; with resources=, which Python's types cannot take out of them, the
+# function alone is.
+@overload
+def spawn(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Operation[Pid]: ...
+@overload
+def spawn(  # type: ignore[overload-cannot-match]  # it matches where a keyword is not the function's
+    fn: Callable[..., object], *args: Any, resources: Resources | None, **kwargs: Any
+) -> Operation[Pid]: ...
+def spawn(  # type: ignore[misc]  # a function's own argument named resources cannot be given
+    fn: Callable[..., object], *args: Any, resources: Resources | None = None, **kwargs: Any
+) -> Operation[Pid]:
     """An operation: start a process that calls ``fn(*args, **kwargs)``; gives its Pid once it runs.
 
     Waits in the queue while there is no room. An ``async def`` function runs under asyncio.run. When the function
@@ -234,7 +245,15 @@ def spawn(fn: Callable[..., Any], *args: Any, resources: Resources | None = None
     return _spawning(fn, args, kwargs, resources, waits=True)
 
 
-def try_spawn(fn: Callable[..., Any], *args: Any, resources: Resources | None = None, **kwargs: Any) -> Operation[Pid]:
+@overload
+def try_spawn(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Operation[Pid]: ...
+@overload
+def try_spawn(  # type: ignore[overload-cannot-match]  # as above
+    fn: Callable[..., object], *args: Any, resources: Resources | None, **kwargs: Any
+) -> Operation[Pid]: ...
+def try_spawn(  # type: ignore[misc]  # as above
+    fn: Callable[..., object], *args: Any, resources: Resources | None = None, **kwargs: Any
+) -> Operation[Pid]:
     """An operation: as `spawn`, but fails at once where there is no room now. It does not overtake the queue.
 
     The operation raises:

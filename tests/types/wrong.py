@@ -4,6 +4,8 @@ An ignore that is not needed is an error itself, so this file is right only whil
 by the checkers, never run.
 """
 
+# pyright: reportUnknownMemberType=false
+# (After an error its type is unknown; that is no second error.)
 from __future__ import annotations
 
 from constellation import Pid, Receiver, Resources, Sender, init, kill, parent, select, spawn, watch
@@ -18,14 +20,14 @@ async def async_child(words: list[str]) -> None:
 
 
 def processes(peer: Pid) -> None:
-    spawn(child, "three")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    spawn(child)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    spawn(child, 3, 4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    spawn(child, "three")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    spawn(child)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    spawn(child, 3, 4)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     spawn(child, 3, name=4)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    spawn(child(3))  # type: ignore[func-returns-value, arg-type]  # pyright: ignore[reportArgumentType]
-    spawn(async_child, "words")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    spawn(child(3))  # type: ignore[func-returns-value, call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    spawn(async_child, "words")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     watch(12345)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    kill(peer, "now")  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    kill(peer, "now")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     home: Pid = parent()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     watch(home).block() + 1  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
 
@@ -49,6 +51,6 @@ def channels(peer: Pid) -> None:
 
 
 def several(peer: Pid) -> None:
-    select(Receiver[int](peer))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    select(Receiver[int](peer))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     _, number = select(Receiver[int](peer).recv()).block()
     number.upper()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
