@@ -151,7 +151,9 @@ class Human:
     def tick(self, now: float) -> list[tuple[int, bytes]]:
         while self._due:
             stream, due = next(iter(self._due.items()))
-            if due - PARTIAL_S <= now < due:  # before that the clock has been set back, and waiting could last for hours
+            if (
+                due - PARTIAL_S <= now < due
+            ):  # before that the clock has been set back, and waiting could last for hours
                 break
             self._show_part(stream)
         return self._flush()

@@ -71,7 +71,7 @@ class Renderer:
         UsageError: Unknown format.
     """
 
-    def __init__(self, format: str, *, colour: bool, joined: bool = True) -> None:
+    def __init__(self, format: str, *, colour: bool, joined: bool = True) -> None:  # noqa: A002  # as the option is called
         if format not in FORMATS:
             raise UsageError(f"cannot use the format {format!r}: expected one of {', '.join(FORMATS)}")
         self.format = format

@@ -136,7 +136,10 @@ class _Waiter:
 
 
 class _Line:
-    """Equal demands that wait, in their order. (In an OrderedDict, for taking a dict's first key costs O(removed keys).)"""
+    """Equal demands that wait, in their order.
+
+    An OrderedDict, for the first key of a dict costs as many steps as keys have been removed before it.
+    """
 
     __slots__ = ("demand", "waiters")
 
@@ -318,7 +321,8 @@ class Placement:
         assert all(line.waiters and line.demand == demand for demand, line in self._lines.items())
         head = self._head()
         if head is not None and self._nodes:
-            assert self._limited and head is next(iter(self._waiters.values()))
+            assert self._limited
+            assert head is next(iter(self._waiters.values()))
             assert self._scheduler.place(head.line.demand) is None
             assert all(self._is_feasible(demand) for demand in self._lines)
 

@@ -13,7 +13,6 @@ Source: D. S. Johnson, Near-optimal bin packing algorithms, 1973 (best fit).
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
 from operator import eq
 from typing import TypeAlias
 
@@ -201,6 +200,6 @@ def _suffices(have: tuple[int, ...], custom: list[tuple[int, int]]) -> bool:
 
 
 @hookimpl
-def register_schedulers(options: Mapping[str, str]) -> list[Scheduler]:
+def register_schedulers() -> list[Scheduler]:
     """Offer `BinPacking`; it has no options."""
     return [BinPacking()]

@@ -26,7 +26,8 @@ _ROUNDS = 300
 def has_a_name(make: Make) -> None:
     """Its name is what selects it."""
     name: object = make().name
-    assert isinstance(name, str) and name, f"name is {name!r}: expected text that is not empty"
+    assert name, f"name is {name!r}: expected text that is not empty"
+    assert isinstance(name, str), f"name is {name!r}: expected text"
 
 
 def places_nothing_without_nodes(make: Make) -> None:
@@ -72,7 +73,7 @@ def forgets_nodes_that_have_gone(make: Make) -> None:
 def place_changes_nothing(make: Make) -> None:
     """Only `node_changed` takes room away: the same question has the same answer."""
     scheduler = make()
-    for view in _nodes(random.Random(1), 50):
+    for view in _nodes(random.Random(1), 50):  # noqa: S311  # a test's dice
         scheduler.node_changed(view)
     first = scheduler.place(Resources(10, 0.5))
     for _ in range(100):

@@ -56,6 +56,7 @@ class Screen:
 
 @pytest.fixture
 def screen() -> Screen:
+    """Of one terminal, without colours."""
     return Screen()
 
 
@@ -151,9 +152,7 @@ def test_end_of_a_process_breaks_an_open_line(screen: Screen) -> None:
     screen.output(B, "b")
     screen.exit(B)
     screen.exit(A)
-    assert screen.taken() == (
-        "3fecd01:\n    a\na2b4c6d:\n    b\n    exited: 0\n3fecd01:\n    exited: 0\n"
-    )
+    assert screen.taken() == ("3fecd01:\n    a\na2b4c6d:\n    b\n    exited: 0\n3fecd01:\n    exited: 0\n")
 
 
 def test_character_is_not_cut(screen: Screen) -> None:
@@ -234,7 +233,9 @@ def test_colours() -> None:
     screen.exit(A)
     screen.exit(A, 3)
     text = screen.taken()
-    assert re.fullmatch(r"\x1b\[0;(3[2-6]|9[2-6])m3fecd01:\x1b\[0m\n    a\n    exited: 0\n    \x1b\[0;31mexited: 3\x1b\[0m\n", text)
+    assert re.fullmatch(
+        r"\x1b\[0;(3[2-6]|9[2-6])m3fecd01:\x1b\[0m\n    a\n    exited: 0\n    \x1b\[0;31mexited: 3\x1b\[0m\n", text
+    )
 
 
 def test_without_colour_there_is_no_escape(screen: Screen) -> None:

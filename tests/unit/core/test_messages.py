@@ -27,13 +27,13 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 SPAWN = Spawn(1, "prog:child", "prog.py:5", [1, 2, []], True, b"payload")
 
 
-def annotations(kind: type[Any]) -> list[str]:
+def written(kind: type[Any]) -> list[str]:
     """The annotations of a record as they are written."""
     return [each if isinstance(each, str) else each.__forward_arg__ for each in kind.__annotations__.values()]
 
 
 a_message = st.sampled_from(KINDS).flatmap(
-    lambda kind: st.tuples(*(VALUES[annotation] for annotation in annotations(kind))).map(kind._make)
+    lambda kind: st.tuples(*(VALUES[annotation] for annotation in written(kind))).map(kind._make)
 )
 
 
@@ -48,10 +48,9 @@ def test_each_message_survives_the_wire(message: Message) -> None:
 def test_numbers_are_what_docs_say() -> None:
     """They are on the wire: appended to, never changed."""
     names = [kind.__name__ for kind in messages._KINDS]
-    assert names[:22] == (
-        "Ready Spawn Connect Watch Kill Cancel Raised Draining Close Begin Waiting "
-        "LinkMade Refused Spawned SpawnFailed Exited Closed Fork Forked ForkFailed Ended TemplateReady"
-    ).split()
+    first = "Ready Spawn Connect Watch Kill Cancel Raised Draining Close Begin Waiting LinkMade Refused Spawned"
+    then = "SpawnFailed Exited Closed Fork Forked ForkFailed Ended TemplateReady"
+    assert " ".join(names).startswith(f"{first} {then}")
     assert set(names) == {kind.__name__ for kind in KINDS}
     assert len(names) == len(KINDS)
     assert fields_of(Ready(5)) == [0, 5]
@@ -105,7 +104,7 @@ def test_optional_fields_may_be_missing() -> None:
     """None, and nothing else that is no list."""
     assert read(fields_of(Exited(1, None))) == Exited(1, None)
     with pytest.raises(ValueError, match=r"Exited\.status is '': expected list or NoneType"):
-        read(fields_of(Exited(1, ""))) # type: ignore[arg-type]
+        read(fields_of(Exited(1, "")))  # type: ignore[arg-type]
 
 
 def test_deep_nesting_is_shown_short() -> None:
@@ -130,11 +129,14 @@ hostile = st.recursive(
 )
 
 
-@given(hostile | st.lists(hostile, max_size=8).map(lambda rest: [len(rest), *rest]) | st.tuples(st.integers(0, 21), st.lists(hostile, max_size=7)).map(lambda pair: [pair[0], *pair[1]]))
+nearly_right = st.tuples(st.integers(0, 21), st.lists(hostile, max_size=7)).map(lambda pair: [pair[0], *pair[1]])
+
+
+@given(hostile | nearly_right)
 def test_hostile_values_end_in_value_error_only(plain: Any) -> None:
     """Whatever msgpack may have brought."""
     try:
         message = read(plain)
     except ValueError:
         return
-    assert fields_of(message) == plain or message != message  # NaN inside an opaque list
+    assert repr(fields_of(message)) == repr(plain)  # by repr, for NaN may be inside

@@ -22,6 +22,7 @@ END = ExitStatus(A, 0, None)
 
 
 def json_renderer() -> Renderer:
+    """As the driver makes it."""
     return Renderer("json", colour=False)
 
 
@@ -43,9 +44,11 @@ def test_json_spawn_has_the_keys_of_the_design() -> None:
     assert chunks == [
         (
             1,
-            b'{"event": "spawn", "time": 1.5, "pid": "3fecd010000000000000000000000000", '
-            b'"parent": "a2b4c6d1111111111111111111111111", "function": "prog:child", "node": "local", '
-            b'"resources": {"mem": 104857600, "cpu": 0.0625}}\n',
+            (
+                b'{"event": "spawn", "time": 1.5, "pid": "3fecd010000000000000000000000000", '
+                b'"parent": "a2b4c6d1111111111111111111111111", "function": "prog:child", "node": "local", '
+                b'"resources": {"mem": 104857600, "cpu": 0.0625}}\n'
+            ),
         )
     ]
 
@@ -61,8 +64,10 @@ def test_json_output_has_the_keys_of_the_design() -> None:
     assert json_renderer().output(1.6, A, 1, b"Hello, world!\n") == [
         (
             1,
-            b'{"event": "output", "time": 1.6, "pid": "3fecd010000000000000000000000000", "fd": 1, '
-            b'"data": "Hello, world!\\n", "encoding": "utf-8"}\n',
+            (
+                b'{"event": "output", "time": 1.6, "pid": "3fecd010000000000000000000000000", "fd": 1, '
+                b'"data": "Hello, world!\\n", "encoding": "utf-8"}\n'
+            ),
         )
     ]
 
@@ -71,7 +76,10 @@ def test_json_output_has_the_keys_of_the_design() -> None:
     ("status", "expected"),
     [
         (ExitStatus(A, 0, None), {"code": 0, "signal": None, "cause": None}),
-        (ExitStatus(A, None, "SIGKILL", "out of memory"), {"code": None, "signal": "SIGKILL", "cause": "out of memory"}),
+        (
+            ExitStatus(A, None, "SIGKILL", "out of memory"),
+            {"code": None, "signal": "SIGKILL", "cause": "out of memory"},
+        ),
         (ExitStatus(A, None, None, "node lost"), {"code": None, "signal": None, "cause": "node lost"}),
     ],
 )
@@ -147,7 +155,9 @@ streams = st.dictionaries(st.sampled_from([(A, 1), (A, 2), (B, 1), (B, 2)]), st.
 
 
 @given(streams, st.randoms(use_true_random=False))
-def test_json_gives_each_byte_once_and_in_order(content: dict[tuple[Pid, int], tuple[bytes, list[int]]], dice: Any) -> None:
+def test_json_gives_each_byte_once_and_in_order(
+    content: dict[tuple[Pid, int], tuple[bytes, list[int]]], dice: Any
+) -> None:
     """For any bytes, cut anywhere, of any number of streams in any order."""
     renderer = json_renderer()
     waiting = {key: cut(*stream) for key, stream in content.items()}
@@ -157,11 +167,14 @@ def test_json_gives_each_byte_once_and_in_order(content: dict[tuple[Pid, int], t
         seen += events(renderer.output(1.0, pid, fd, waiting[pid, fd].pop(0)))
     seen += events(renderer.exit(2.0, END)) + events(renderer.finish(3.0))
     for (pid, fd), (data, _) in content.items():
-        parts = [event for event in seen if event["event"] == "output" and (event["pid"], event["fd"]) == (pid.hex(), fd)]
+        parts = [
+            event for event in seen if event["event"] == "output" and (event["pid"], event["fd"]) == (pid.hex(), fd)
+        ]
         assert b"".join(decode(part) for part in parts) == data
 
 
 def decode(event: dict[str, Any]) -> bytes:
+    """The bytes of an output event."""
     data: str = event["data"]
     return data.encode() if event["encoding"] == "utf-8" else base64.b64decode(data)
 

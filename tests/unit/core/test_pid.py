@@ -14,9 +14,7 @@ from constellation.core.pid import PID_BYTES, Pid
 KEY = bytes.fromhex("3fecd01" + "0" * 25)
 PID = Pid(2, 3, KEY)
 
-pids = st.builds(
-    Pid, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.binary(min_size=16, max_size=16)
-)
+pids = st.builds(Pid, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.binary(min_size=16, max_size=16))
 
 
 @given(pids)

@@ -46,6 +46,7 @@ class FirstFit:
 
 
 def node(number: int, capacity: Resources) -> NodeView:
+    """An empty node."""
     return NodeView(number, f"node-{number}", capacity, capacity)
 
 
@@ -171,6 +172,7 @@ def test_try_spawn_does_not_overtake_the_queue() -> None:
 
 
 def refusal(effects: list[Effect]) -> RefusedDemand:
+    """The only effect, a refusal whose kind is an error that spawn can raise."""
     [effect] = effects
     assert isinstance(effect, RefusedDemand)
     assert issubclass(getattr(errors, effect.kind), errors.SpawnError)
@@ -183,7 +185,9 @@ def test_try_spawn_is_placed_or_refused_at_once() -> None:
     assert master.spawn(cores(1), wait=False) == [Placed(1, 0)]
     refused = refusal(master.spawn(cores(1), wait=False))
     assert refused.kind == "NoCapacity"
-    assert refused.text.startswith("cannot place 0 B, 1 core now: largest node has 0 B, 1 core, of which 0 B, 0 cores free")
+    assert refused.text.startswith(
+        "cannot place 0 B, 1 core now: largest node has 0 B, 1 core, of which 0 B, 0 cores free"
+    )
     assert master.placement.waiting() == []
 
 
@@ -193,7 +197,12 @@ def test_demand_that_no_node_can_hold_is_refused(wait: bool, is_full: bool) -> N
     """At once, queue or not, with the largest node and what to do."""
     master = Master(Resources("16 GiB", 32), Resources("32 GiB", 16), Resources("32 GiB", 16))
     if is_full:
-        for demand in (Resources("16 GiB", 32), Resources("32 GiB", 16), Resources("32 GiB", 16), Resources("32 GiB", 16)):
+        for demand in (
+            Resources("16 GiB", 32),
+            Resources("32 GiB", 16),
+            Resources("32 GiB", 16),
+            Resources("32 GiB", 16),
+        ):
             master.spawn(demand)
     refused = refusal(master.spawn(Resources("64 GiB", 4), wait=wait))
     assert refused.kind == "Infeasible"
@@ -368,7 +377,7 @@ def test_misuse_raises() -> None:
     for demand_id in (1, 2):
         with pytest.raises(InternalError, match=f"demand {demand_id} has been submitted twice"):
             master.placement.submit(demand_id, cores(1), True, 0.0)
-    with pytest.raises(InternalError, match="node 0 .* has joined twice"):
+    with pytest.raises(InternalError, match=r"node 0 .* has joined twice"):
         master.join(0, cores(1))
     for misuse in (master.release, master.lend, master.take_back):
         with pytest.raises(InternalError, match="demand 2 holds no room"):
@@ -518,7 +527,9 @@ steps = st.lists(
 def sorted_refusals(effects: list[Effect]) -> list[Effect]:
     """Effects without texts; refusals that come together in no order of theirs."""
     plain = [effect._replace(text="") if isinstance(effect, RefusedDemand) else effect for effect in effects]
-    return sorted(plain, key=lambda effect: (isinstance(effect, Placed), 0 if isinstance(effect, Placed) else effect.demand_id))
+    return sorted(
+        plain, key=lambda effect: (isinstance(effect, Placed), 0 if isinstance(effect, Placed) else effect.demand_id)
+    )
 
 
 @given(st.lists(capacities, max_size=3), steps)

@@ -17,7 +17,12 @@ def test_name_and_number_are_inverse(number: int) -> None:
 
 def test_names() -> None:
     """As `kill -l` has them."""
-    assert [signal_name(number) for number in (9, 15, signal.SIGRTMIN + 1, 99)] == ["SIGKILL", "SIGTERM", "SIGRTMIN+1", "signal 99"]
+    assert [signal_name(number) for number in (9, 15, signal.SIGRTMIN + 1, 99)] == [
+        "SIGKILL",
+        "SIGTERM",
+        "SIGRTMIN+1",
+        "signal 99",
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "SIGNONSENSE", "SIGRTMIN+x", "signal", "signal -1", "SIGRTMIN+99999"])

@@ -34,6 +34,7 @@ class BruteForce:
 
 
 def node(number: int, capacity: Resources, free: Resources | None = None) -> NodeView:
+    """A node, empty if nothing else is said."""
     return NodeView(number, f"node-{number}", capacity, capacity if free is None else free)
 
 
@@ -99,7 +100,9 @@ small = st.builds(
         lambda names: st.tuples(*(st.tuples(st.just(name), st.integers(0, 2)) for name in names))
     ),
 )
-steps = st.lists(st.tuples(st.sampled_from(["place", "place", "change", "remove"]), st.integers(0, 15), small, small), max_size=80)
+steps = st.lists(
+    st.tuples(st.sampled_from(["place", "place", "change", "remove"]), st.integers(0, 15), small, small), max_size=80
+)
 
 
 @given(steps)

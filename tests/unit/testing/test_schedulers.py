@@ -39,25 +39,35 @@ def test_scheduler_without_fault_passes() -> None:
 
 
 class WithoutName(Plain):
+    """Cannot be selected."""
+
     name = ""
 
 
 class Guesses(Plain):
+    """Has an answer where there is none."""
+
     def place(self, demand: Resources) -> Any:
         return super().place(demand) or 0
 
 
 class KeepsSomeRoom(Plain):
+    """Never fills a node."""
+
     def fitting(self, demand: Resources) -> list[NodeView]:
         return [node for node in self.nodes.values() if demand < node.free]
 
 
 class IgnoresCustom(Plain):
+    """Takes a demand for gpus to any node."""
+
     def fitting(self, demand: Resources) -> list[NodeView]:
         return super().fitting(Resources.exact(demand.mem, demand.cpu_millionths))
 
 
 class IgnoresMissingCustom(Plain):
+    """Takes a demand for what nobody has as one for nothing."""
+
     def fitting(self, demand: Resources) -> list[NodeView]:
         known = {name for node in self.nodes.values() for name in node.capacity.custom}
         custom = tuple(item for item in demand.custom_millionths if item[0] in known)
@@ -65,11 +75,15 @@ class IgnoresMissingCustom(Plain):
 
 
 class NeverForgets(Plain):
+    """Chooses nodes that have gone."""
+
     def node_removed(self, node_id: int) -> None:
         pass
 
 
 class ForgetsForEver(Plain):
+    """Does not know a node that comes back."""
+
     def __init__(self) -> None:
         super().__init__()
         self.gone: set[int] = set()
@@ -82,6 +96,8 @@ class ForgetsForEver(Plain):
 
 
 class CountsByItself(Plain):
+    """Takes room away that the master takes away, too."""
+
     def place(self, demand: Resources) -> Any:
         node_id = super().place(demand)
         if node_id is not None:
@@ -91,22 +107,30 @@ class CountsByItself(Plain):
 
 
 class LooksAtSome(Plain):
+    """Does not see most nodes."""
+
     def fitting(self, demand: Resources) -> list[NodeView]:
         return [node for node in list(self.nodes.values())[:5] if demand <= node.free]
 
 
 class SeesJoiningOnly(Plain):
+    """Does not hear of what is free."""
+
     def node_changed(self, node: NodeView) -> None:
         self.nodes.setdefault(node.id, node)
 
 
 class MakesNodesUp(Plain):
+    """Chooses a node that there is not."""
+
     def place(self, demand: Resources) -> Any:
         node_id = super().place(demand)
         return 5000 if node_id is not None and len(self.nodes) > 3 and demand.mem > 200 else node_id
 
 
 class Throws(Plain):
+    """Chooses otherwise each time."""
+
     made = itertools.count()
 
     def __init__(self) -> None:
