@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import constellation
+import constellation.plugin
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,3 +50,16 @@ def test_a_default_serializer_loads_no_other_plugin() -> None:
         "tomllib",
         "difflib",
     }
+
+
+def test_every_public_name_is_there() -> None:
+    """Names that load late exist, and the list that tools read is the one that is loaded from."""
+    assert [name for name in constellation.__all__ if not hasattr(constellation, name)] == []
+    assert sorted(constellation._HOMES) == sorted(constellation.__all__)
+    assert [name for name in constellation.plugin.__all__ if not hasattr(constellation.plugin, name)] == []
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """The lazy package answers as a plain one does."""
+    with pytest.raises(AttributeError, match="module 'constellation' has no attribute 'spwan'"):
+        _ = constellation.spwan
