@@ -70,7 +70,7 @@ def find(module: str, name: str) -> Found:
     """Follow the imports from a module to the definition of a name."""
     body = list(flat(parse(module).body))
     for index, node in enumerate(body):
-        if isinstance(node, Definition) and node.name == name:
+        if isinstance(node, Definition) and node.name == name and not is_marked(node, "overload"):
             return Found(name, module, node, ast.get_docstring(node) or "")
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("constellation"):
             for alias in node.names:
