@@ -47,7 +47,7 @@ class Lost(NamedTuple):
     """Event: something without which the deployment makes no sense has gone."""
 
     what: str
-    """One word or two, such as "stdout" or "keeper"."""
+    """Such as "stdout" or "the keeper"."""
     exit_code: int
     at_once: bool
     """Whether there is no time for the processes to say good-bye."""
@@ -142,9 +142,9 @@ class Ending:
                 return self._ask(signal_name(signum), 128 + signum, signal.SIGTERM, now)
             case Lost(what, exit_code, at_once):
                 if not at_once:
-                    return self._ask(f"{what} lost", exit_code, signal.SIGTERM, now)
+                    return self._ask(f"the loss of {what}", exit_code, signal.SIGTERM, now)
                 if self.exit_code is None:
-                    self.exit_code, self.cause = exit_code, f"{what} lost"
+                    self.exit_code, self.cause = exit_code, f"the loss of {what}"
                 return self._kill()
             case GraceOver():
                 if self._deadline is not None and now >= self._deadline:

@@ -218,7 +218,7 @@ class Deployment:
                 self._terminal.enter()
             return
         self._loop.unwatch(self._fds["keeper"])
-        self._step(Lost("keeper", 1, at_once=True))
+        self._step(Lost("the keeper", 1, at_once=True))
 
     def _on_terminal(self, data: bytes, is_typed: bool) -> None:
         self._bridge.output(self._first.pid, 1, data, at_once=is_typed)
@@ -227,7 +227,7 @@ class Deployment:
         if self._node.is_idle():
             self._is_over = True
         elif self._is_attached and not self._first.is_alive:
-            self._step(Lost("client", 0, at_once=False))
+            self._step(Lost("the client", 0, at_once=False))
 
     def _on_writer(self) -> None:
         with contextlib.suppress(BlockingIOError):

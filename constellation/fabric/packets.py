@@ -24,6 +24,10 @@ QUEUE_LIMIT = 4096
 _DESCRIPTORS_PER_PACKET = 8
 _ANCILLARY = socket.CMSG_SPACE(_DESCRIPTORS_PER_PACKET * array("i").itemsize)
 _PACKETS_PER_TURN = 64
+# Plain numbers: arithmetic with enum members costs more than the call that they are for.
+_RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
+_CUT_SHORT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_SEND_FLAGS = int(socket.MSG_NOSIGNAL)
 
 
 class Packets:
@@ -85,9 +89,9 @@ class Packets:
 
     def _put(self, packet: bytes, fds: Sequence[int]) -> None:
         if fds:
-            socket.send_fds(self._sock, [packet], list(fds), socket.MSG_NOSIGNAL)
+            socket.send_fds(self._sock, [packet], list(fds), _SEND_FLAGS)
         else:
-            self._sock.send(packet, socket.MSG_NOSIGNAL)
+            self._sock.send(packet, _SEND_FLAGS)
 
     def _flush(self) -> None:
         while self._queue:
@@ -123,9 +127,7 @@ class Packets:
 
     def _read_one(self) -> bool:
         try:
-            packet, ancillary, flags, _ = self._sock.recvmsg(
-                messages.LARGEST_PACKET, _ANCILLARY, socket.MSG_CMSG_CLOEXEC
-            )
+            packet, ancillary, flags, _ = self._sock.recvmsg(messages.LARGEST_PACKET, _ANCILLARY, _RECEIVE_FLAGS)
         except BlockingIOError:
             return False
         except OSError:
@@ -140,7 +142,7 @@ class Packets:
             self._end(None)
             return False
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & _CUT_SHORT:
                 raise ValueError("a packet or its descriptors did not fit")
             message = messages.read(msgpack.unpackb(packet))
         except (ValueError, TypeError, msgpack.UnpackException) as error:

@@ -82,11 +82,13 @@ def test_a_signal_asks_all_and_gives_its_code(number: int, code: int) -> None:
 def test_the_loss_of_stdout_asks_and_the_loss_of_the_keeper_kills() -> None:
     """Without a keeper nobody would sweep after us."""
     ending = Ending(5.0)
-    assert ending.step(Lost("stdout", 141, at_once=False), now=0.0)[0] == SignalFirst(signal.SIGTERM, "stdout lost")
-    assert ending.step(Lost("keeper", 1, at_once=True), now=0.1) == [KillAll("stdout lost")]
+    assert ending.step(Lost("stdout", 141, at_once=False), now=0.0)[0] == SignalFirst(
+        signal.SIGTERM, "the loss of stdout"
+    )
+    assert ending.step(Lost("the keeper", 1, at_once=True), now=0.1) == [KillAll("the loss of stdout")]
     assert ending.exit_code == 141
     ending = Ending(5.0)
-    assert ending.step(Lost("keeper", 1, at_once=True), now=0.0) == [KillAll("keeper lost")]
+    assert ending.step(Lost("the keeper", 1, at_once=True), now=0.0) == [KillAll("the loss of the keeper")]
     assert ending.exit_code == 1
 
 
