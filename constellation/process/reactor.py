@@ -285,7 +285,12 @@ class Reactor:
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
         self.state = "hot"
-        _thread.start_new_thread(self._run_background, ())
+        # The thread inherits the mask: a signal that it took in its first moments would not wake the main thread's sleep.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            _thread.start_new_thread(self._run_background, ())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def stop(self) -> None:
         """End the background thread and close the descriptors. The reactor is of no further use."""
