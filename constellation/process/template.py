@@ -235,6 +235,7 @@ def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable
     payload = message.payload
     if len(fds) > 3:
         with open(fds[3], "rb") as file:
+            file.seek(0)  # the position is the writer's, who stands at the end
             payload = file.read()
     life.run(message, payload, socket.socket(fileno=control), config, mask)
 
