@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -66,7 +67,12 @@ class Attachment:
             for fd in passed:
                 os.close(fd)
         self._copier = threading.Thread(target=self._copy, name="constellation-output", daemon=True)
-        self._copier.start()
+        # Signals are for the caller's threads: one taken here would not wake what waits there.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._copier.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _copy(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
