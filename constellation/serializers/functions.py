@@ -339,7 +339,9 @@ def _value_pickler() -> type[pickle.Pickler]:
             return getattr, (sys, "stdout")
         if obj is sys.stderr:
             return getattr, (sys, "stderr")
-        raise TypeError(f"cannot pickle {type(obj).__name__!r} object")
+        kind = type(obj)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"cannot pickle {name!r} object")
 
     class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
         dispatch_table: ClassVar = ChainMap(

@@ -6,6 +6,7 @@ Decoding runs code of the sender's choice: it is used between processes of one d
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -144,7 +145,8 @@ def _explain(error: Exception) -> SerializationError:
     if isinstance(error, ModuleNotFoundError) and error.name:
         reason = f"the value needs the module {error.name!r}, which this process cannot import: is it installed here?"
     elif isinstance(error, AttributeError) and "module '" in str(error):
-        when = "defined after init()?" if "'__main__'" in str(error) else "added to the module at run time?"
+        main = "'__main__'", repr(sys.modules["__main__"])  # the latter has another name after `python -m`
+        when = "defined after init()?" if any(text in str(error) for text in main) else "added at run time?"
         reason = f"the value names what this process does not have: {error}: {when}"
     else:
         reason = f"cannot unpickle: {type(error).__name__}: {error}"
