@@ -292,7 +292,8 @@ class Peer:
                 size, leaving = framing.WANTED.unpack(payload)
                 self._numbered(number).wanted(size, bool(leaving))
             elif kind == framing.FLUSH:
-                self._back.put(framing.encode_frame(framing.FLUSHED, number))
+                # On the link that it came by: after its BYE that one may have been given up here already.
+                wire.put(framing.encode_frame(framing.FLUSHED, number))
             elif kind == framing.FLUSHED:
                 self.flushed = max(self.flushed, number)
             elif kind == framing.HELLO:
