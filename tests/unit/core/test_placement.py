@@ -299,6 +299,15 @@ def test_cancelled_first_of_a_line_leaves_the_others_in_order() -> None:
     assert master.release(3) == [Placed(4, 0)]
 
 
+def test_next_of_a_line_does_not_inherit_the_place_of_a_cancelled_one() -> None:
+    """A demand of another kind that came before it is placed before it."""
+    master = Master(cores(3))
+    for demand in (cores(3), cores(1.25), cores(1), cores(1.5), cores(1)):
+        master.spawn(demand)
+    assert master.cancel(3) == []
+    assert master.release(1) == [Placed(2, 0), Placed(4, 0)]
+
+
 def test_not_limited_places_everything_on_the_first_node() -> None:
     """A program for a cluster runs on a laptop; its demands are counted."""
     master = Master(cores(1), cores(99), limited=False)

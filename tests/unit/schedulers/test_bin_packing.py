@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -92,33 +91,40 @@ def test_change_does_not_alter_the_order_of_joining() -> None:
     assert scheduler.place(Resources(1, 1)) == 0
 
 
-small = st.builds(
+DEMANDS = [
+    Resources.exact(mem, cpu, custom)
+    for mem in (0, 3, 6, 9, 12)
+    for cpu in (0, 2, 4)
+    for custom in ((), (("g", 1),), (("g", 2), ("t", 1)))
+]
+amounts = st.builds(
     Resources.exact,
     st.integers(0, 12),
     st.integers(0, 4),
-    st.sampled_from(["", "g", "t", "gt"]).flatmap(
-        lambda names: st.tuples(*(st.tuples(st.just(name), st.integers(0, 2)) for name in names))
-    ),
-)
-steps = st.lists(
-    st.tuples(st.sampled_from(["place", "place", "change", "remove"]), st.integers(0, 15), small, small), max_size=80
+    st.sampled_from([(), (), (), (("g", 1),), (("t", 1),), (("g", 2), ("t", 2))]),
 )
 
 
-@given(steps)
-def test_equals_brute_force(steps: list[tuple[str, int, Resources, Resources]]) -> None:
-    """For any history of nodes, amounts and demands."""
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 7), amounts, amounts), max_size=20))
+def test_equals_brute_force(steps: list[tuple[bool, int, Resources, Resources]]) -> None:
+    """For any history of nodes, for many demands after each step."""
     index, brute = BinPacking(), BruteForce()
-    for kind, number, one, two in steps:
-        both: tuple[Any, ...] = (index, brute)
-        if kind == "remove":
-            for each in both:
+    for is_change, number, free, used in steps:
+        for each in (index, brute):
+            if is_change:
+                each.node_changed(node(number, free + used, free))
+            else:
                 each.node_removed(number)
-        elif kind == "change":
-            for each in both:
-                each.node_changed(node(number, one + two, one))
-        else:
-            assert index.place(one) == brute.place(one)
+        assert [index.place(demand) for demand in DEMANDS] == [brute.place(demand) for demand in DEMANDS]
+
+
+def test_ties_between_kinds_go_to_the_first_to_join() -> None:
+    """Whichever group is searched first."""
+    for first, second in (("gpu", "tpu"), ("tpu", "gpu")):
+        scheduler = BinPacking()
+        scheduler.node_changed(node(0, Resources(100, 1, **{first: 1})))
+        scheduler.node_changed(node(1, Resources(100, 1, **{second: 1})))
+        assert scheduler.place(Resources(1, 1)) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
