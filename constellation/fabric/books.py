@@ -21,9 +21,9 @@ class Process:
     """A process from the moment in which it is placed until its certificate is written."""
 
     __slots__ = (
-        "connection", "draining", "exception", "fault", "function", "is_alive", "is_attached", "is_ready", "key",
+        "connection", "draining", "exception", "fault", "function", "has_room", "is_alive", "is_attached", "is_ready", "key",
         "number", "order", "os_pid", "outputs", "parent", "peers", "pid", "pidfd", "place", "reaped", "resources", "spawner",
-        "tail", "template", "undelivered", "waiting_for_end", "watchers",
+        "tail", "template", "undelivered", "waiting_for_end", "watchers", "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,8 @@ class Process:
         """Read ends of its pipes, with 1 for stdout and 2 for stderr."""
         self.tail = bytearray()
         self.order = KillOrder()
+        self.has_room = False
+        """Whether the master counts its demand."""
         self.is_alive = True
         self.is_ready = False
         self.is_attached = False
@@ -61,6 +63,8 @@ class Process:
         self.undelivered = 0
         self.draining: list[str] = []
         self.fault: str | None = None
+        self.wishes: dict[int, None] = {}
+        """Numbers of its spawns that are queued."""
         self.watchers: list[tuple[Process, int]] = []
         self.peers: set[bytes] = set()
         """Keys of the processes that it was linked with."""

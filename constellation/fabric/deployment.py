@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -113,6 +114,7 @@ class Deployment:
             config["node_id"],
             config["node"],
             config["grace"],
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             self._on_change,
             self._say,
         )
@@ -182,11 +184,15 @@ class Deployment:
         Returns:
             The exit code of the run.
         """
-        while not self._is_over:
-            self._loop.step(None)
-            for number in self._signals.take():
-                self._on_signal(number)
-        return self._finish()
+        try:
+            while not self._is_over:
+                self._loop.step(None)
+                for number in self._signals.take():
+                    self._on_signal(number)
+            return self._finish()
+        finally:
+            if self._terminal is not None:
+                self._terminal.close()
 
     def _on_signal(self, number: int) -> None:
         match number:
@@ -237,7 +243,7 @@ class Deployment:
             if self._writer.is_broken_pipe:
                 self._step(Lost("stdout", BROKEN_PIPE, at_once=False))
             else:
-                self._say(f"constellation: cannot write to stdout: {failure.strerror}\n")
+                self._say(_say_failure(failure))
                 self._step(Lost("stdout", 1, at_once=False))
         self._monitor.resume()
         if self._terminal is not None:
@@ -293,10 +299,16 @@ class Deployment:
             # The reader of stdout does not read; whoever asks us to end need not wait for it.
             if self._signals.take() & {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
                 break
-        if self._terminal is not None:
-            self._terminal.close()
-        sys.stderr.flush()
-        return code
+        failure = self._writer.failure
+        if failure is None or self._ending.exit_code is not None:
+            return code
+        if not self._writer.is_broken_pipe:
+            sys.stderr.write(_say_failure(failure))
+        return BROKEN_PIPE if self._writer.is_broken_pipe else 1
+
+
+def _say_failure(failure: OSError) -> str:
+    return f"constellation: cannot write to stdout: {failure.strerror}\n"
 
 
 def _are_joined() -> bool:

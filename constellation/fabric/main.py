@@ -38,11 +38,10 @@ def main(config_fd: int) -> int:
     file_limit = _raise_file_limit()
     try:
         plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
-        deployment = Deployment(Loop(), config, plugins, file_limit)
+        return Deployment(Loop(), config, plugins, file_limit).run()
     except ConstellationError as error:
         sys.stderr.write(f"constellation: {error}\n")
         return 1
-    return deployment.run()
 
 
 def _raise_file_limit() -> tuple[int, int]:

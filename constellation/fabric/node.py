@@ -7,12 +7,14 @@ sent, then its output, then its certificate to the bridge, then to those who wai
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from constellation.core import messages
+from constellation.core.errors import PluginError
 from constellation.core.lifecycle import KnownEnd, certificate, closing_words
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
 STALL_S = 0.25
 """How long nobody must run, while spawns wait, before they are called stalled: a message may be on its way to somebody
 who has just been counted as waiting."""
+
+DESCRIPTORS_EACH = 4
+"""Control connection, stdout, stderr, pidfd."""
+DESCRIPTORS_KEPT = 64
+"""For links on their way and what else must not fail: a pidfd that finds no room is lost with its process."""
 
 _RETRY_S = 0.1
 
@@ -70,6 +77,7 @@ class Node:
         node_id: Its number.
         name: Its name.
         grace: Seconds between asking and killing when the deployment is closed.
+        file_limit: Descriptors that the fabric may have.
         on_change: Called when a process has ended, or a connection: the deployment may be over.
         say: Takes a line for the user.
     """
@@ -84,6 +92,7 @@ class Node:
         node_id: int,
         name: str,
         grace: float,
+        file_limit: int,
         on_change: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
@@ -99,6 +108,7 @@ class Node:
         self._id = node_id
         self._name = name
         self._grace = grace
+        self._file_limit = file_limit
         self._on_change = on_change
         self._say = say
         self._numbers = 1
@@ -143,11 +153,23 @@ class Node:
         self._numbers = max(self._numbers, process.number)
         self._living[process.key] = process
         self._connect(process, sock)
+        self._submit_first(process)
+
+    def _submit_first(self, process: Process) -> None:
         for effect in self.master.submit(process.number, process.resources, self._loop.now(), wait=False):
-            if isinstance(effect, RefusedDemand):
-                self._say(f"constellation: the first process has no room: {effect.text}\n")
-                self._monitor.kill(process, "the master: no room")
-                process.fault = effect.text
+            match effect:
+                case Placed():
+                    process.has_room = True
+                case RefusedDemand(_, _, text):
+                    self._say(f"constellation: the first process has no room: {text}\n")
+                    self._monitor.kill(process, f"the fabric: {text}")
+                case Queued() | Displaced():
+                    pass
+
+    def _release(self, process: Process) -> None:
+        if process.has_room:
+            process.has_room = False
+            self._carry_out(self.master.released(process.number, self._loop.now()))
 
     def _connect(self, process: Process, sock: socket.socket) -> None:
         process.connection = Packets(
@@ -208,9 +230,15 @@ class Node:
             return
         self._numbers += 1
         number = self._numbers
+        try:
+            effects = self.master.submit(number, demand, self._loop.now(), wait=message.wait)
+        except PluginError as error:
+            self._answer_failure(process, message.request, "PluginError", str(error))
+            return
         self._wishes[number] = _Wish(process, message, demand, fds[:1])
+        process.wishes[number] = None
         del fds[:1]
-        self._carry_out(self.master.submit(number, demand, self._loop.now(), wait=message.wait))
+        self._carry_out(effects)
         if number in self._wishes:
             self._check_stall()
 
@@ -218,13 +246,18 @@ class Node:
         for effect in effects:
             match effect:
                 case Placed(number, _):
-                    self._start(number, self._wishes.pop(number))
+                    self._start(number, self._take_wish(number))
                 case RefusedDemand(number, kind, text):
-                    wish = self._wishes.pop(number)
+                    wish = self._take_wish(number)
                     close_fds(wish.payload)
                     self._answer_failure(wish.spawner, wish.message.request, kind, text)
                 case Queued() | Displaced():
                     pass
+
+    def _take_wish(self, number: int) -> _Wish:
+        wish = self._wishes.pop(number)
+        del wish.spawner.wishes[number]
+        return wish
 
     def _start(self, number: int, wish: _Wish) -> None:
         message, spawner = wish.message, wish.spawner
@@ -238,9 +271,12 @@ class Node:
             message.place or None,
             (spawner, message.request),
         )
+        process.has_room = True
         self._living[process.key] = process
         made: list[int] = []
         try:
+            if len(self._living) * DESCRIPTORS_EACH + DESCRIPTORS_KEPT > self._file_limit:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             ours, theirs = control_pair()
             made.append(theirs.detach())
             self._connect(process, ours)
@@ -249,10 +285,16 @@ class Node:
                 os.set_blocking(read_end, False)
                 process.outputs[read_end] = stream
                 made.append(write_end)
+            if made[-1] > self._file_limit - DESCRIPTORS_KEPT:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         except OSError as error:
             close_fds(made)
             close_fds(wish.payload)
-            self.fork_failed(process, f"{error.strerror} in the fabric, with {len(self._living)} processes")
+            self.fork_failed(
+                process,
+                f"{error.strerror} in the fabric, which has {len(self._living)} processes and may open "
+                f"{self._file_limit} descriptors; raise the hard limit (ulimit -Hn), or run fewer at a time",
+            )
             return
         fork = messages.Fork(number, process.key, spawner.key, message.resources, message.function, message.payload)
         assert self.forks is not None
@@ -284,7 +326,7 @@ class Node:
             spawner, request = process.spawner
             process.spawner = None
             self._answer_failure(spawner, request, "SpawnError", f"cannot spawn {process.function}: {text}")
-        self._carry_out(self.master.released(process.number, self._loop.now()))
+        self._release(process)
         self._after_end(process, None)
 
     def _ready(self, process: Process, os_pid: int) -> None:
@@ -302,8 +344,8 @@ class Node:
         self._monitor.catch_up(process)
 
     def _cancel(self, process: Process, request: int) -> None:
-        for number, wish in self._wishes.items():
-            if wish.spawner is process and wish.message.request == request:
+        for number in process.wishes:
+            if self._wishes[number].message.request == request:
                 self._withdraw(number)
                 self._send(process, messages.SpawnFailed(request, "Cancelled", ""))
                 return
@@ -312,8 +354,13 @@ class Node:
                 watched.watchers = [each for each in watched.watchers if each != (process, request)]
 
     def _withdraw(self, number: int) -> None:
-        close_fds(self._wishes.pop(number).payload)
+        close_fds(self._take_wish(number).payload)
         self._carry_out(self.master.cancel(number, self._loop.now()))
+
+    def _withdraw_all_of(self, process: Process) -> None:
+        for number in list(process.wishes):
+            if number in process.wishes:  # one's withdrawal may have let the next one go ahead
+                self._withdraw(number)
 
     # Links
 
@@ -372,10 +419,9 @@ class Node:
         victims = [] if target is None else [target]
         if message.tree:
             victims += self._below(message.pid)
-            for number, wish in list(self._wishes.items()):
-                if wish.spawner in victims:
-                    self._withdraw(number)
         for victim in victims:
+            if message.tree:
+                self._withdraw_all_of(victim)
             self._monitor.ask(victim, cause, message.grace)
 
     def _below(self, key: bytes) -> list[Process]:
@@ -434,10 +480,8 @@ class Node:
             words = "".join(f"\n    {line}" for line in status.stderr)
             text = f"cannot spawn {process.function}: it ended before it began: {status.describe()}{words}"
             self._answer_failure(*spawner, "SpawnError", text)
-        for number, wish in list(self._wishes.items()):
-            if wish.spawner is process:
-                self._withdraw(number)
-        self._carry_out(self.master.released(process.number, self._loop.now()))
+        self._withdraw_all_of(process)
+        self._release(process)
         self._after_end(process, status)
 
     def _after_end(self, process: Process, status: ExitStatus | None) -> None:
@@ -486,6 +530,8 @@ class Node:
 
     def _waits(self, process: Process, *, waits: bool) -> None:
         placement = self.master.placement
+        if not process.has_room:
+            return
         if waits:
             self._carry_out(placement.lend(process.number, self._loop.now()))
             self._check_stall()
@@ -521,7 +567,7 @@ class Node:
         self._check_closed()
 
     def _check_closed(self) -> None:
-        if self._closing is None or self.others or self._wishes:
+        if self._closing is None or len(self._living) > 1 or self._wishes:
             return
         process, request, _ = self._closing
         self._closing = None
@@ -541,7 +587,7 @@ class Node:
             return
         self._monitor.drain(process)
         self._bridge.exited(ExitStatus(process.pid, 0, None, node=self._name))
-        self.master.released(process.number, self._loop.now())
+        self._release(process)
         del self._living[process.key]
         self._dead[process.key] = None
         self.master = self.master.again(capacity)
@@ -552,7 +598,7 @@ class Node:
         self._living[process.key] = process
         self.refusal = ""
         self.forks = Template(self._loop, socket.socket(fileno=template_fd), self)
-        self.master.submit(process.number, resources, self._loop.now(), wait=False)
+        self._submit_first(process)
         self._bridge.spawned(process)
         self._send(process, messages.Closed(message.request))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -65,7 +66,7 @@ class Conversation:
 class Harness:
     """One fabric and what plays with it."""
 
-    def __init__(self, **changes: Any) -> None:
+    def __init__(self, *, hard_file_limit: int = 0, **changes: Any) -> None:
         self.pid = Pid(1, 1, os.urandom(16))
         mine, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         template, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -119,6 +120,8 @@ class Harness:
             pass_fds=passed,
             env=environment,
         )
+        if hard_file_limit:  # the interpreter takes longer to start than this call
+            resource.prlimit(self.fabric.pid, resource.RLIMIT_NOFILE, (hard_file_limit, hard_file_limit))
         for sock in (control, template_end):
             sock.close()
         for fd in (stdout_read, stderr_read, keeper_read, config_fd):
@@ -172,6 +175,14 @@ class Harness:
         if self.starts_ready:
             conversation.send(Ready(child.pid))
         return conversation
+
+    def serve_fork_or_failure(self) -> messages.SpawnFailed | None:
+        """Be the template for one Fork, or give the failure that came instead of it."""
+        ready, _, _ = select.select([self.template.sock, self.first.sock], [], [], LIMIT_S)
+        if self.first.sock in ready:
+            return self.first.expect(messages.SpawnFailed)
+        self.serve_fork()
+        return None
 
     def reap(self, count: int = 1) -> None:
         """Be the template's wait for some children."""
@@ -234,8 +245,3 @@ def running(**changes: Any) -> Iterator[Harness]:
         yield harness
     finally:
         harness.close()
-
-
-def is_readable(fd: int, seconds: float) -> bool:
-    """Whether there is something to read within this time."""
-    return bool(select.select([fd], [], [], seconds)[0])

@@ -279,3 +279,23 @@ def test_ready_twice_is_one_spawn() -> None:
         harness.end_first()
         _, events, _ = harness.finish()
     assert sum(event["event"] == "spawn" for event in events) == 2
+
+
+def test_exhausted_descriptors_fail_the_spawn_with_words_and_nothing_hangs() -> None:
+    """What runs goes on, and there is room again when something has ended."""
+    with fabric_harness.running(hard_file_limit=100) as harness:
+        pids: list[Pid] = []
+        while len(pids) < 20:
+            harness.ask_spawn("exec sleep 1000")
+            message = harness.serve_fork_or_failure()
+            if message is not None:
+                break
+            pids.append(Pid.from_bytes(harness.first.expect(messages.Spawned).pid))
+        assert message is not None and message.kind == "SpawnError" and "open files" in message.text
+        assert len(pids) >= 5
+        harness.first.send(messages.Connect(pids[0].to_bytes(), 0))
+        harness.first.expect(messages.LinkMade)
+        harness.first.send(messages.Kill(harness.request(), pids[1].to_bytes(), 5.0, False))
+        harness.reap()
+        harness.first.expect(messages.Exited)
+        assert harness.spawn("exec sleep 1000")
