@@ -57,13 +57,16 @@ def flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def public_names(module: str) -> list[str]:
-    """What ``__all__`` of a module lists, in its order."""
-    for node in flat(parse(module).body):
+    """What ``__all__`` of a module lists; without a list to be read, what the module imports as ``A as A``."""
+    body = list(flat(parse(module).body))
+    for node in body:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             value = node.value  # type: ignore[attr-defined]  # both kinds have one
-            return [str(name) for name in ast.literal_eval(value) if not str(name).startswith("__")]
-    raise SystemExit(f"{source_of(module)} has no __all__: expected a list of its public names")
+            if isinstance(value, (ast.List, ast.Tuple)):
+                return [str(name) for name in ast.literal_eval(value) if not str(name).startswith("__")]
+    aliases = [alias for node in body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return sorted(alias.name for alias in aliases if alias.asname == alias.name)
 
 
 def find(module: str, name: str) -> Found:
@@ -199,17 +202,17 @@ def build() -> str:
         "# Reference\n",
         "Built from the docstrings by `make docs`; do not edit. Times are in seconds, sizes in bytes.\n",
     ]
-    written: dict[Found, str] = {}
+    written: dict[tuple[str, str], str] = {}
     for module in PUBLIC:
         doc = ast.get_docstring(parse(module)) or ""
         pages.append(f"## {module}\n\n{markdown(doc)}\n")
         for name in public_names(module):
             found = find(module, name)
-            if found in written:
-                pages.append(f"### {module}.{name}\n\nThe same as [`{written[found]}`](#{written[found].lower().replace('.', '')}).\n")
-                continue
             shown = name if module == "constellation" else f"{module}.{name}"
-            written[found] = shown
+            same = written.setdefault((found.module, found.name), shown)
+            if same != shown:
+                pages.append(f"### {shown}\n\nThe same as [`{same}`](#{same.lower().replace('.', '')}).\n")
+                continue
             pages.append(section(found, shown))
     pages.append(f"## Hooks\n\n{markdown(ast.get_docstring(parse(HOOKS)) or '')}\n")
     for node in parse(HOOKS).body:
