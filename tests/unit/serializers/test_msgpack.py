@@ -110,13 +110,6 @@ def test_comes_out_as_it_went_in(value: Any) -> None:
     assert form(through(value)) == form(value)
 
 
-@given(values)
-def test_encoding_again_gives_the_same_bytes(value: Any) -> None:
-    """What came out is encoded as what went in, but for the order of sets."""
-    once = through(value)
-    assert form(through(once)) == form(value)
-
-
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     """Random bytes raise nothing but SerializationError."""

@@ -462,14 +462,17 @@ LOCK = "cannot pickle '_thread.lock' object"
         (lambda: Holder(lock=threading.Lock()).__init__, "value.__self__.lock", LOCK),  # type: ignore[misc]
         (lambda: ValueError("text", threading.Lock()), "value.args[1]", LOCK),
         (lambda: Holder(out=Refusing()), "value.out", "a Sender cannot be sent"),
-        (lambda: [io.StringIO(), open("/dev/null")], "value[1]", "cannot pickle '_io.TextIOWrapper' object"),  # noqa: SIM115
+        (
+            lambda: [io.StringIO(), io.TextIOWrapper(io.BytesIO())],
+            "value[1]",
+            "cannot pickle '_io.TextIOWrapper' object",
+        ),
         (lambda: [memoryview(b"x")], "value[0]", "cannot pickle 'memoryview' object"),
         (lambda: [0, 1, (number for number in range(3))], "value[2]", "'generator'"),
         (lambda: [sys._getframe()], "value[0]", "'frame'"),
     ],
     ids=range(15),
 )
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_refusal_names_the_member(make: Callable[[], Any], path: str, reason: str) -> None:
     """The path leads to what cannot be pickled, and the reason has its type."""
     found_path, found_reason = reason_of(make())
