@@ -21,8 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 PUBLIC = ("constellation", "constellation.plugin", "constellation.testing")
 HOOKS = "constellation.core.hooks"
-NOT_SHOWN = {"to_fields", "from_fields"}  # public among our own modules, of no use to others
-SECTIONS = ("Args", "Returns", "Raises", "Yields", "Attributes", "Blocks", "Cancel", "Cost", "Thread", "Source")
+# Public among our own modules, of no use to others.
+NOT_SHOWN = {"to_fields", "from_fields", "at_exit", "on_exception"}
+NOT_CALLED = {"Deployment", "Operation"}
+SECTIONS = ("The operation raises", "Args", "Returns", "Raises", "Yields", "Attributes", "Blocks", "Cancel", "Cost", "Thread", "Source")
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -117,12 +119,13 @@ def markdown(doc: str) -> str:
     inside = False
     for line in doc.splitlines():
         heading = re.match(rf"({'|'.join(SECTIONS)}):\s*(.*)$", line)
-        entry = re.match(r" {4}(\*{0,2}[\w`.]+)(?: \([^)]*\))?: +(.*)$", line)
+        entry = re.match(r" {4}(\*{0,2}[\w`.]+(?:, [\w`.]+)*)(?: \([^)]*\))?: +(.*)$", line)
         if heading:
             inside = not heading[2]
             lines += ["", f"**{heading[1]}:** {heading[2]}".rstrip(), *([""] if inside else [])]
         elif inside and entry:
-            lines.append(f"* `{entry[1].strip('`')}`: {entry[2]}")
+            names = ", ".join(f"`{name}`" for name in entry[1].replace("`", "").split(", "))
+            lines.append(f"* {names}: {entry[2]}")
         elif inside and line.startswith("    "):
             lines.append(f"  {line.strip()}" if lines[-1].startswith(("* ", "  ")) else line.strip())
         else:
@@ -157,7 +160,7 @@ def of_class(node: ast.ClassDef, module: str) -> tuple[str, list[str]]:
             doc, shown = of_call(module, ast.unparse(member.returns))
         elif is_marked(member, "property") or is_marked(member, "cached_property"):
             shown = f": {ast.unparse(member.returns)}" if member.returns else ""
-        if not doc or is_marked(member, "overload"):
+        if not doc or " Internal" in doc.splitlines()[0] or is_marked(member, "overload"):
             continue
         keyword = "async " if isinstance(member, ast.AsyncFunctionDef) else ""
         parts.append(f"\n#### `{keyword}{node.name}.{member.name}{shown}`\n\n{markdown(doc)}")
@@ -181,7 +184,8 @@ def section(found: Found, shown: str) -> str:
     text = [f"### {shown}\n"]
     if isinstance(node, ast.ClassDef):
         call, parts = of_class(node, found.module)
-        bases = [ast.unparse(base) for base in node.bases if ast.unparse(base) not in ("NamedTuple", "object")]
+        call = "" if found.name in NOT_CALLED else call
+        bases = [ast.unparse(base) for base in node.bases if not re.match(r"NamedTuple|object|Generic|_", ast.unparse(base))]
         note = f"  # is a {', '.join(bases)}" if bases else ""
         text.append(f"```python\nclass {shown}{call}{note}\n```")
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
