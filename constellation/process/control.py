@@ -6,6 +6,7 @@ handled: a Ctrl-C must not repeat a spawn or lose a link.
 
 from __future__ import annotations
 
+import _thread
 import os
 import socket
 from array import array
@@ -79,13 +80,15 @@ class Control:
         self._queue: list[tuple[bytes, list[int]]] = []
         self._requests: dict[int, Request] = {}
         self._last = 0
+        self._lock = _thread.RLock()  # of all that sends; reading is the driver's alone
         self.is_open = True
         reactor.watch(self._fd, self)
 
     def request(self) -> Request:
         """A number for a question, under which its answer is awaited."""
-        self._last = number = self._last + 1
-        request = self._requests[number] = Request(number)
+        with self._lock:
+            self._last = number = self._last + 1
+            request = self._requests[number] = Request(number)
         return request
 
     def forget(self, request: Request) -> None:
@@ -95,7 +98,7 @@ class Control:
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Send a message, now or when there is room. Copies of ``fds`` are kept as long as needed."""
         packet = msgpack.packb(messages.fields_of(message))
-        with Blocked():
+        with Blocked(), self._lock:
             self._queue.append((packet, [os.dup(fd) for fd in fds]))
             self._flush()
 
@@ -120,7 +123,7 @@ class Control:
     def on_ready(self, events: int) -> None:
         """Handle what the node says."""
         if events & EPOLLOUT:
-            with Blocked():
+            with Blocked(), self._lock:
                 self._reactor.epoll.modify(self._fd, EPOLLIN)
                 self._flush()
         got = self._got

@@ -7,7 +7,6 @@ its window if the runtime's budget has room, and what a posted recv needs in any
 
 from __future__ import annotations
 
-import _thread
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -97,7 +96,7 @@ class Incoming:
         self._assembly: Assembly | None = None
         self._want = 0
         self._widened = False
-        self._lock = _thread.RLock()
+        self._lock = peer.lock  # one order of locks: what is taken may be reported in the same breath
         self._decode = peer.runtime.serializer.decode
 
     # Taking

@@ -99,13 +99,14 @@ class Wire:
 
     def flush(self) -> None:
         """Write until all has left or the socket is busy. The lock must be held."""
-        link, out, sent = self.link, self.out, self._sent
+        link, sent = self.link, self._sent
         if link is None:
             return
         try:
             while True:
                 if sent:  # also after a Ctrl-C that came between the call and what follows it
                     self._account(sent[0])
+                out = self.out  # anew: accounting replaces it, and so does a flush inside `_next_chunk`
                 if not out:
                     if not self.bulk:
                         break
@@ -117,7 +118,7 @@ class Wire:
                 elif count > 2 and len(out[0]) < _JOIN_BELOW and len(out[1]) < _JOIN_BELOW:
                     # Many small frames: one copy is cheaper than a long gather list.
                     joined = deque((b"".join(out),))
-                    out = self.out = joined  # commit
+                    self.out = joined  # commit
                 else:
                     sent += map(link.send_many, ([out[at] for at in range(min(count, _GATHER))],))
         except BlockingIOError:
@@ -127,8 +128,9 @@ class Wire:
             return
         except OSError:
             # The peer is gone. What it had written before can still be read; the reader sees the end.
-            out.clear()
+            self.out.clear()
             self.bulk.clear()
+            sent.clear()
             return
         if self._wants_write:
             self._wants_write = False
