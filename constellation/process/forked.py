@@ -29,6 +29,7 @@ from constellation.process import boot, kernel, life
 from constellation.process.template import Template
 
 _SOCKET_BUFFER = 1 << 20
+_BLOCKED_AT_EXEC = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -175,11 +176,12 @@ def _exec(command: list[str], kept: list[int], *, keep_stdin: bool) -> NoReturn:
     try:
         for which in _TIMERS:
             signal.setitimer(which, 0)
-        # What came while signals were blocked ends this process now, instead of being lost at the exec.
+        # Those that ask for an end stay blocked until keeper and fabric have their handlers: one that came before would
+        # end them with the interpreter's own words. What is pending stays so over the exec.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
             if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.pthread_sigmask(signal.SIG_SETMASK, _BLOCKED_AT_EXEC)
         kernel.close_all_but(kept)
         for fd in kept:
             os.set_inheritable(fd, True)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from constellation.core.errors import InternalError, UsageError
+from constellation.core.errors import Infeasible, InternalError, UsageError
 from constellation.core.messages import Begin, Closed
 from constellation.core.pid import Pid
 from constellation.core.plugins import make_plugin_manager
@@ -139,6 +139,7 @@ def init(
     Raises:
         UsageError: Called twice, in a spawned process, not on Linux, or with an argument or a setting in the environment
             that cannot be used.
+        Infeasible: The capacity is less than what this first process asks for.
         PluginError: A plugin, transport, serializer or scheduler is unknown or broken.
     """
     resources = Resources() if resources is None else resources
@@ -147,6 +148,8 @@ def init(
     if not is_template:
         _check_place()
     settings = environment.read(os.environ, os.getcwd(), plugins, capacity)
+    if settings["capacity"] is not None and not is_template:
+        _check_room(resources, Resources.from_fields(settings["capacity"]))
     config = {
         **settings,
         "scheduler": scheduler,
@@ -164,6 +167,12 @@ def init(
     if is_template:
         template.run_for_program(resources, config)
     return _start(config, resources, found)
+
+
+def _check_room(resources: Resources, capacity: Resources) -> None:
+    """Refuse a first process that has no room before it runs: the fabric would find out when it is done."""
+    if not resources <= capacity:
+        raise Infeasible(f"cannot place {resources}: the capacity is {capacity}; ask for less in init(), or give more")
 
 
 def prepare_template(config: dict[str, Any], *, has_main: bool) -> None:
