@@ -24,7 +24,19 @@ HOOKS = "constellation.core.hooks"
 # Public among our own modules, of no use to others.
 NOT_SHOWN = {"to_fields", "from_fields", "at_exit", "on_exception"}
 NOT_CALLED = {"Deployment", "Operation"}
-SECTIONS = ("The operation raises", "Args", "Returns", "Raises", "Yields", "Attributes", "Blocks", "Cancel", "Cost", "Thread", "Source")
+SECTIONS = (
+    "The operation raises",
+    "Args",
+    "Returns",
+    "Raises",
+    "Yields",
+    "Attributes",
+    "Blocks",
+    "Cancel",
+    "Cost",
+    "Thread",
+    "Source",
+)
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -62,7 +74,9 @@ def public_names(module: str) -> list[str]:
     """What ``__all__`` of a module lists; without a list to be read, what the module imports as ``A as A``."""
     body = list(flat(parse(module).body))
     for node in body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             value = node.value  # type: ignore[attr-defined]  # both kinds have one
             if isinstance(value, (ast.List, ast.Tuple)):
@@ -81,16 +95,24 @@ def find(module: str, name: str) -> Found:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return find(node.module, alias.name)
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             return Found(name, module, node, string_after(body, index))
-    raise SystemExit(f"cannot find {name!r}, which {source_of(module)} makes public: expected a definition or an import")
+    raise SystemExit(
+        f"cannot find {name!r}, which {source_of(module)} makes public: expected a definition or an import"
+    )
 
 
 def string_after(body: list[ast.stmt], index: int) -> str:
     """The docstring of an assignment: the string that stands below it."""
     following = body[index + 1] if index + 1 < len(body) else None
-    if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
+    if (
+        isinstance(following, ast.Expr)
+        and isinstance(following.value, ast.Constant)
+        and isinstance(following.value.value, str)
+    ):
         return textwrap.dedent(" " * 4 + following.value.value).strip()
     return ""
 
@@ -145,11 +167,18 @@ def of_class(node: ast.ClassDef, module: str) -> tuple[str, list[str]]:
     for index, member in enumerate(body):
         if isinstance(member, ast.FunctionDef) and member.name == "__init__" and not is_marked(member, "overload"):
             call = signature(member, method=True)
-        if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name) and not member.target.id.startswith("_"):
+        if (
+            isinstance(member, ast.AnnAssign)
+            and isinstance(member.target, ast.Name)
+            and not member.target.id.startswith("_")
+        ):
             default = f" = {ast.unparse(member.value)}" if member.value else ""
             doc = " ".join(markdown(string_after(body, index)).split())
             if doc or is_protocol:
-                fields.append(f"* `{member.target.id}: {ast.unparse(member.annotation)}{default}`" + (f"  \n  {doc}" if doc else ""))
+                fields.append(
+                    f"* `{member.target.id}: {ast.unparse(member.annotation)}{default}`"
+                    + (f"  \n  {doc}" if doc else "")
+                )
         if not isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef)) or member.name.startswith("_"):
             continue
         if member.name in NOT_SHOWN:
@@ -185,7 +214,9 @@ def section(found: Found, shown: str) -> str:
     if isinstance(node, ast.ClassDef):
         call, parts = of_class(node, found.module)
         call = "" if found.name in NOT_CALLED else call
-        bases = [ast.unparse(base) for base in node.bases if not re.match(r"NamedTuple|object|Generic|_", ast.unparse(base))]
+        bases = [
+            ast.unparse(base) for base in node.bases if not re.match(r"NamedTuple|object|Generic|_", ast.unparse(base))
+        ]
         note = f"  # is a {', '.join(bases)}" if bases else ""
         text.append(f"```python\nclass {shown}{call}{note}\n```")
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
