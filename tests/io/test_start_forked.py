@@ -174,8 +174,9 @@ def test_the_program_goes_on_as_it_was(run_program: RunProgram, tmp_path: Path) 
     result = run_program(tmp_path, source, input="one\ntwo\n", env=RAW)
     lines = result.stdout.splitlines()
     assert lines[:2] == ["before", "one two True"], result
-    assert lines[2] != lines[3], "both processes have the same random numbers"
-    assert lines[4] == "alarm"
+    numbers = [line for line in lines[2:5] if line != "alarm"]  # on a busy machine it may come between them
+    assert len(numbers) == 2, result
+    assert numbers[0] != numbers[1], "both processes have the same random numbers"
     assert not Path(lines[5]).exists()
     assert (tmp_path / "log").read_text() == "once\nspawned\nspawned\nfirst\n"
     assert (result.stderr, result.returncode) == ("", 0)
