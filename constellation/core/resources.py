@@ -61,7 +61,9 @@ def parse_amount(name: str, value: object) -> int:
         UsageError: Not a number, not finite, below zero or absurdly large.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LARGEST_AMOUNT:
-        raise UsageError(f"cannot use {name}={value!r}: expected a number from 0 to {LARGEST_AMOUNT}, fractions allowed")
+        raise UsageError(
+            f"cannot use {name}={value!r}: expected a number from 0 to {LARGEST_AMOUNT}, fractions allowed"
+        )
     return math.floor(value * MILLIONTHS + 0.5)
 
 
@@ -201,7 +203,9 @@ class Resources:
 
     def __str__(self) -> str:
         cpu = f"{format_amount(self._cpu)} core{'' if self._cpu == MILLIONTHS else 's'}"
-        return ", ".join([format_mem(self._mem), cpu, *(f"{format_amount(amount)} {name}" for name, amount in self._custom)])
+        return ", ".join(
+            [format_mem(self._mem), cpu, *(f"{format_amount(amount)} {name}" for name, amount in self._custom)]
+        )
 
     def __repr__(self) -> str:
         custom = "".join(f", {name}={format_amount(amount)}" for name, amount in self._custom)
@@ -225,10 +229,14 @@ class Resources:
             raise ValueError(f"cannot read resources from {reprlib.repr(fields)}: {error}") from error
         amounts = [mem, cpu, *(amount for _, amount in pairs)]
         if not all(type(amount) is int and 0 <= amount <= LARGEST_MEM for amount in amounts):
-            raise ValueError(f"cannot read resources from {reprlib.repr(fields)}: expected whole amounts from 0 to {LARGEST_MEM}")
+            raise ValueError(
+                f"cannot read resources from {reprlib.repr(fields)}: expected whole amounts from 0 to {LARGEST_MEM}"
+            )
         names = {name for name, _ in pairs if type(name) is str and _NAME.match(name)}
         if len(names) != len(pairs):
-            raise ValueError(f"cannot read resources from {reprlib.repr(fields)}: expected different names of letters and digits")
+            raise ValueError(
+                f"cannot read resources from {reprlib.repr(fields)}: expected different names of letters and digits"
+            )
         return cls.exact(mem, cpu, pairs)
 
     def describe(self) -> dict[str, float]:

@@ -49,7 +49,16 @@ class ExitStatus(NamedTuple):
     def to_fields(self) -> list[Any]:
         """Plain values for a control message."""
         exception = list(self.exception) if self.exception else None
-        return [self.pid.to_bytes(), self.code, self.signal, self.cause, exception, list(self.stderr), self.node, self.place]
+        return [
+            self.pid.to_bytes(),
+            self.code,
+            self.signal,
+            self.cause,
+            exception,
+            list(self.stderr),
+            self.node,
+            self.place,
+        ]
 
     @classmethod
     def from_fields(cls, fields: list[Any]) -> ExitStatus:

@@ -36,7 +36,7 @@ def run(operation: Operation[Any]) -> Generator[Any, Any, None]:
     Raises:
         UsageError: No event loop that is known runs here.
     """
-    global _last_yield  # noqa: PLW0603  # fairness is of the whole process
+    global _last_yield  # fairness is of the whole process
     done = operation.poll()
     now = perf_counter()
     if done and now - _last_yield < _FAIR:
@@ -154,7 +154,7 @@ class _AsyncioWatcher:
 class _TrioWatcher:
     """One trio run, for one reactor."""
 
-    def __init__(self, reactor: Reactor, trio: Any, on_end: Callable[[], None]) -> None:
+    def __init__(self, reactor: Reactor, trio: Any, on_end: Callable[[], object]) -> None:
         self._reactor = reactor
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
@@ -249,5 +249,5 @@ def _trio_watcher(reactor: Reactor, trio: Any) -> _TrioWatcher:
     token = trio.lowlevel.current_trio_token()
     watcher = _trio_watchers.get(token)
     if watcher is None or watcher._reactor is not reactor:
-        watcher = _trio_watchers[token] = _TrioWatcher(reactor, trio, lambda: _trio_watchers.pop(token, None) and None)
+        watcher = _trio_watchers[token] = _TrioWatcher(reactor, trio, lambda: _trio_watchers.pop(token, None))
     return watcher

@@ -23,7 +23,7 @@ from constellation.process.operations import FRESH, RUNNING, Operation, Source
 from constellation.process.outgoing import QUEUED, STARTED, WAITS, Large, Outgoing
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     from constellation.process.peer import Peer
     from constellation.process.runtime import Runtime
@@ -320,6 +320,12 @@ class Receiver(_End, Generic[T]):
         return self
 
     def __next__(self) -> T:
+        values = self._channel.values
+        if values and self._open:
+            # Without a call or a jump back, so no other thread and no signal handler comes between (reactor.py).
+            following: T = values[0]
+            del values[0]
+            return following
         channel = self._ready()
         try:
             value = channel.take()
@@ -378,7 +384,7 @@ class _Recv(Operation[T]):
         channel = end._channel
         if not channel.used or not end._open or end._runtime.is_foreign:
             end._ready()
-        value = channel.take()
+        value: T = channel.take()
         if value is NOTHING:
             value = self._block_slowly(timeout)
             del self._result
@@ -430,5 +436,3 @@ def type_text(stated: Any) -> str:
         module = stated.__module__
         return stated.__qualname__ if module == "builtins" else f"{module}.{stated.__qualname__}"
     return repr(stated)
-
-

@@ -6,6 +6,7 @@ handled: a Ctrl-C must not repeat a spawn or lose a link.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps: numbers stay numbers
 import _thread
 import os
 import socket
@@ -13,7 +14,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import _signal
 import msgpack
 
 from constellation.core import messages

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from constellation.process.peer import Peer
 
 LARGE = -1
-NOTHING: Any = type("Nothing", (), {"__repr__": lambda self: "NOTHING"})()
+NOTHING: Any = type("Nothing", (), {"__repr__": lambda _self: "NOTHING"})()
 """What `Incoming.take` gives when no value is there."""
 
 _RAW = framing.RAW
@@ -254,7 +254,9 @@ class Incoming:
                 return  # the same frame again, after a Ctrl-C
             raise framing.FrameError("a large value inside another")
         if self.received + total > max(self.granted, self.received if self.discarding else 0) and not self.discarding:
-            raise framing.FrameError(f"a value of {total} bytes in a channel that was granted {self.granted - self.received}")
+            raise framing.FrameError(
+                f"a value of {total} bytes in a channel that was granted {self.granted - self.received}"
+            )
         assembly = Assembly(self.peer, what, sizes)
         self.filled = 0
         self._assembly = assembly
@@ -304,5 +306,3 @@ class Incoming:
     def describe(self) -> str:
         """For messages."""
         return f"channel {self.name!r}" if self.name else "the channel"
-
-

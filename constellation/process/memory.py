@@ -55,7 +55,7 @@ class Pool:
         if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
             block.madvise(mmap.MADV_HUGEPAGE)
         self._blocks.append(block)
-        while len(self._blocks) > _POOL_BLOCKS or sum(map(len, self._blocks)) > _POOL_BYTES and len(self._blocks) > 1:
+        while len(self._blocks) > _POOL_BLOCKS or (sum(map(len, self._blocks)) > _POOL_BYTES and len(self._blocks) > 1):
             del self._blocks[0]  # its views keep it alive as long as they need it
         return memoryview(block)[:size]
 

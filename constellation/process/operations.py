@@ -91,12 +91,14 @@ class Operation(Generic[T]):
             self.withdraw()
             raise
         if not self.withdraw():
-            wait(self, self.runtime(), None)  # it had begun to leave, and is now a copy: this takes no time of the peer's
+            wait(
+                self, self.runtime(), None
+            )  # it had begun to leave, and is now a copy: this takes no time of the peer's
             return self._result
         raise TimeoutError(f"{self.describe()}: not done after {timeout:g} s")
 
     def __await__(self) -> Generator[Any, Any, T]:
-        from constellation.process import asynchrony  # noqa: PLC0415  # plain programs never need it
+        from constellation.process import asynchrony  # plain programs never need it
 
         self.begin()
         try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import _thread
 from typing import TYPE_CHECKING
 
-from constellation.core import framing
+from constellation.core import framing, settings
 from constellation.core.errors import ChannelClosed, ChannelError, HandshakeError, PeerDied
 from constellation.core.messages import Connect
 from constellation.process.incoming import Incoming
@@ -255,6 +255,8 @@ class Peer:
             if wire.link is not None:
                 wire.link.close()
                 wire.link = None
+        for channel in self._incoming.values():
+            channel.values.clear()  # what is looked at first, before the process is asked who it is
 
     # Frames
 
@@ -325,7 +327,7 @@ class Peer:
 
     def _on_hello(self, payload: bytes) -> None:
         version, transport, serializer, _credit = framing.read_hello(payload)
-        ours = (framing.settings.WIRE_VERSION, self.runtime.transport.name, self.runtime.serializer.name)
+        ours = (settings.WIRE_VERSION, self.runtime.transport.name, self.runtime.serializer.name)
         if (version, transport, serializer) != ours:
             raise framing.FrameError(
                 f"version {version}, transport {transport}, serializer {serializer}; "
@@ -354,7 +356,7 @@ class Peer:
             return False
         if self.flushed < self._token:
             return False
-        return not (self.wire.out and self.wire.link is not None or self.wire.bulk)
+        return not ((self.wire.out and self.wire.link is not None) or self.wire.bulk)
 
     @property
     def was_used(self) -> bool:

@@ -102,7 +102,7 @@ class _Spawn(_Asking[Pid]):
     def ask(self, number: int) -> None:
         payload = self._payload
         if payload is None:
-            from constellation.serializers.pickle import encode_call  # noqa: PLC0415  # loaded in the template already
+            from constellation.serializers.pickle import encode_call  # loaded in the template already
 
             payload = self._payload = encode_call(*self._call)
         inline = len(payload) <= PAYLOAD_INLINE
@@ -278,7 +278,7 @@ def watch(pid: Pid) -> Operation[ExitStatus]:
     return _AwaitEnd(runtimes.current(), pid, lambda number: Watch(number, wire))
 
 
-def kill(pid: Pid, grace: float = GRACE, tree: bool = False) -> Operation[ExitStatus]:  # noqa: FBT001, FBT002  # public API
+def kill(pid: Pid, grace: float = GRACE, tree: bool = False) -> Operation[ExitStatus]:  # public API
     """An operation: ask a process to end (SIGTERM), wait, kill it; gives how it ended.
 
     SIGTERM raises SystemExit(143) in the process unless its program handles it.

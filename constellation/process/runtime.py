@@ -45,10 +45,10 @@ _chosen: tuple[object, Transport, Serializer] | None = None
 
 def prepare(config: dict[str, Any]) -> tuple[Transport, Serializer]:
     """Load the transport and the serializer of a deployment; once per template, before it forks."""
-    global _chosen  # noqa: PLW0603  # inherited by every process that the template forks
+    global _chosen  # inherited by every process that the template forks
     wanted = (config["transport"], config["serializer"], tuple(config["plugins"]))
     if _chosen is None or _chosen[0] != wanted:
-        from constellation.core.plugins import make_plugin_manager  # noqa: PLC0415  # not in a spawned process
+        from constellation.core.plugins import make_plugin_manager  # not in a spawned process
 
         plugins = make_plugin_manager(config["plugins"], config["plugin_options"])
         _chosen = (wanted, plugins.transport(config["transport"]), plugins.serializer(config["serializer"]))
@@ -184,13 +184,13 @@ class Runtime:
 
     def close_deployment(self, kill: bool) -> Operation[None]:
         """An operation: end the deployment; the others are killed, or waited for."""
-        from constellation.process.requests import CallOperation  # noqa: PLC0415  # a cycle otherwise
+        from constellation.process.requests import CallOperation  # a cycle otherwise
 
         return CallOperation(self, lambda number: (Close(number, kill), ()), Closed, "close the deployment")
 
     def begin_deployment(self, message: Callable[[int], Begin], template: int) -> Operation[None]:
         """An operation: a new deployment on the same fabric, with a template of its own."""
-        from constellation.process.requests import CallOperation  # noqa: PLC0415  # a cycle otherwise
+        from constellation.process.requests import CallOperation  # a cycle otherwise
 
         return CallOperation(self, lambda number: (message(number), (template,)), Closed, "begin a deployment")
 
@@ -235,14 +235,14 @@ def _names(peers: list[Peer]) -> list[str]:
 
 def install(runtime: Runtime) -> None:
     """Make ``runtime`` the one of this process."""
-    global _installed  # noqa: PLW0603  # one per process, by design
+    global _installed  # one per process, by design
     _installed = runtime
     _register_fork_hook()
 
 
 def uninstall() -> None:
     """This process has no runtime any more."""
-    global _installed  # noqa: PLW0603  # one per process, by design
+    global _installed  # one per process, by design
     _installed = None
 
 
@@ -272,7 +272,7 @@ _hooked = False
 
 
 def _register_fork_hook() -> None:
-    global _hooked  # noqa: PLW0603  # os.register_at_fork cannot be taken back
+    global _hooked  # os.register_at_fork cannot be taken back
     if not _hooked:
         _hooked = True
         os.register_at_fork(after_in_child=_after_fork)
@@ -324,4 +324,3 @@ def resources() -> Resources:
         UsageError: Before `init`.
     """
     return current().resources
-

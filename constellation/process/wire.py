@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from constellation.core import framing, settings
+from constellation.core import framing
 from constellation.process.reactor import EPOLLIN, EPOLLOUT
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Wire:
                     sent += map(link.send, (out[0],))
                 elif count > 2 and len(out[0]) < _JOIN_BELOW and len(out[1]) < _JOIN_BELOW:
                     # Many small frames: one copy is cheaper than a long gather list.
-                    joined = deque((b"".join(out),))
+                    joined: deque[Buffer] = deque((b"".join(out),))
                     self.out = joined  # commit
                 else:
                     sent += map(link.send_many, ([out[at] for at in range(min(count, _GATHER))],))
