@@ -11,10 +11,12 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, here: typed at the terminal, whose whole group gets it
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_SWEEP_LIMIT_S = 10.0
 _WATCHED = (*_PASSED_ON, signal.SIGQUIT, signal.SIGCHLD)
 
 
@@ -73,8 +75,10 @@ def sweep() -> None:
     """Blocks. Kill and reap all descendants of this process, a subreaper, until there are none.
 
     Those that fork faster than /proc is read become our children when their parents die, so the next round has them.
+    What the kernel does not let go of (a dead file server) is left to it after `_SWEEP_LIMIT_S`.
     """
-    while True:
+    deadline = time.monotonic() + _SWEEP_LIMIT_S
+    while time.monotonic() < deadline:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
