@@ -6,8 +6,8 @@ accepted and may not leave yet waits in `_queue`.
 
 Three ways out, cheapest first:
 
-* Combined: after a few quick sends in a row, exact scalars and short str and bytes are queued as they are (nobody can
-  change them) and serialized as one list; other small values are serialized at once, and their frames leave together.
+* Combined: after a few quick sends in a row, exact scalars, short str and bytes, and small flat tuples of them are queued
+  as they are (nobody can change them), flat dicts as a copy, and serialized as one list; other small values are serialized at once, and their frames leave together.
 * Alone: one frame, written at once.
 * Large: a layout and then chunks, written from where the value lies. A buffer that its owner could change makes the
   send wait until its last byte has left.
@@ -41,7 +41,28 @@ _COMBINE_TIME = settings.COMBINE_TIME
 _COMBINE_ROOM = 4 * settings.COMBINE_BYTES
 """Combine only while so much may leave: the size of what is queued is an estimate."""
 
+_FLAT_MEMBERS = 16
+
 WAITS, QUEUED, STARTED, LEFT = range(4)
+
+
+def _flat_size(kind: type, value: Any) -> int:
+    """About how many bytes a small flat dict or tuple has; 0 where it is not flat: nobody can change its members."""
+    if len(value) > _FLAT_MEMBERS:
+        return 0
+    size = 1
+    for member in value.values() if kind is dict else value:
+        its = type(member)
+        if its is str or its is bytes:
+            size += len(member)
+        elif its not in _SCALARS:
+            return 0
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return 0
+            size += len(key)
+    return size + _SCALAR_BYTES * len(value)
 
 
 class Large:
@@ -56,7 +77,7 @@ class Large:
         self.what = what
         self.size = sum(map(len, self._parts))
         self.borrowed = borrowed
-        self.number = channel.number
+        self.number: int = channel.number
         self.state = WAITS
 
     @property
@@ -121,7 +142,7 @@ class Outgoing:
         self.lock = peer.lock
         self.name = name
         self.incarnation = incarnation
-        self.number = 0  # 0: not opened on the wire yet
+        self.number: int = 0  # 0: not opened on the wire yet
         self.stated_type = ""
         self.closed = False  # by us
         self.over: BaseException | None = None  # what a send raises
@@ -161,9 +182,15 @@ class Outgoing:
             # Queued as it is? Only what nobody can change, and whose size is known without looking into it.
             if kind in _SCALARS:
                 size = _SCALAR_BYTES
-            elif (kind is str or kind is bytes) and len(value) <= _COMBINE_ITEM:
+            elif kind is str or kind is bytes:
                 size = len(value)
+            elif kind is dict or kind is tuple:
+                size = _flat_size(kind, value)
+                if kind is dict and size:
+                    value = value.copy()
             else:
+                size = 0
+            if not 0 < size <= _COMBINE_ITEM:
                 return self._offer_encoded(kind, value, now)
             with self.lock:
                 if self._combined_size + _COMBINE_ROOM < self._room and self.over is None and not self._queue:

@@ -19,7 +19,12 @@ from constellation.serializers.functions import APART_BYTES, PROTOCOL
 from constellation.serializers.functions import remember_main as remember_main
 
 _STACK_GLOBAL = pickle.STACK_GLOBAL[0]
-_SCALARS = frozenset((type(None), bool, int, float, str))
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+_PLAIN_MEMBERS = 32
+"""A dict or tuple of at most so many plain members is known to hold nothing but them: looking costs less than a callback."""
+
+_all_plain = _PLAIN.issuperset
+_dumps = pickle.dumps
 
 
 class PickleSerializer:
@@ -43,8 +48,14 @@ class PickleSerializer:
 
         Cost: 0.3 µs above `pickle.dumps`; 3 µs and more for a value that has classes or functions of `__main__`.
         """
-        if type(value) in _SCALARS:
-            return [pickle.dumps(value, PROTOCOL)]
+        kind = type(value)
+        if kind in _PLAIN:
+            return [_dumps(value, PROTOCOL)]
+        if kind is dict:
+            if len(value) <= _PLAIN_MEMBERS and _all_plain(map(type, value.values())) and _all_plain(map(type, value)):
+                return [_dumps(value, PROTOCOL)]
+        elif kind is tuple and len(value) <= _PLAIN_MEMBERS and _all_plain(map(type, value)):
+            return [_dumps(value, PROTOCOL)]
         buffers: list[Buffer] = []
 
         def keep(buffer: pickle.PickleBuffer) -> bool:
