@@ -183,6 +183,9 @@ class Peer:
         with self.lock:
             if wire in self._closing:
                 self._closing.remove(wire)
+                if self.flushed < self._token:
+                    # The peer may have gone without reading that question: ask again, or learn of its end.
+                    self.wire.out += (framing.encode_frame(framing.FLUSH, self._token),)
                 if len(self.wire.out) > 1 or self._has_channels():
                     self.ensure_link()
                 return
