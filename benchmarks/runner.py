@@ -78,7 +78,12 @@ def run(arguments: Sequence[str], limit_s: float = LIMIT_S, **more: str) -> tupl
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            return "", f"took longer than {limit_s:.0f} s"
+            try:
+                out, err = process.communicate(timeout=5)
+            except subprocess.TimeoutExpired:  # somebody in another group holds the pipe
+                out, err = "", ""
+            last = next((line for line in reversed(out.splitlines()) if line.startswith(MARK)), "no figure")
+            return out, f"took longer than {limit_s:.0f} s, the last that it said: {last} {err.strip()[-800:]}".rstrip()
         if process.returncode:
             return out, f"ended with {process.returncode}: {err.strip()[-800:]}"
         return out, None
