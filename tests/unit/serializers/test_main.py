@@ -315,6 +315,42 @@ def test_values_with_classes_of_main(tmp_path: Path) -> None:
     assert run(tmp_path, before, after) == "(True, 3, 4, 5)"
 
 
+def test_module_that_the_others_cannot_import(tmp_path: Path) -> None:
+    """Where no program is behind `__main__`, a module that was loaded past `sys.path` goes by value."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "aside.py").write_text(
+        textwrap.dedent(
+            """
+            import json
+            LIMIT = 5
+            class Thing:
+                limit = LIMIT
+            def work(thing):
+                return LIMIT, type(thing) is Thing, thing.limit, json.dumps([inner()])
+            def inner():
+                return Thing.limit + 1
+            def nested():
+                return lambda: (LIMIT, json.loads("[1]"))
+            def read(data):
+                return PickleSerializer().decode([data]).limit, os.path.join is __import__("posixpath").join
+            from constellation.serializers.pickle import PickleSerializer
+            import os
+            """
+        )
+    )
+    after = """
+        import importlib.util
+        path = os.path.join(os.path.dirname(__file__), "elsewhere", "aside.py")
+        spec = importlib.util.spec_from_file_location("aside", path)
+        sys.modules["aside"] = aside = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(aside)
+        work, Thing, nested, read = aside.work, aside.Thing, aside.nested(), aside.read
+        data = PickleSerializer().encode(Thing())[0]
+        send(lambda: (work(Thing()), "aside" in sys.modules, nested(), read(data)))
+        """
+    assert run(tmp_path, "", after, names="frozenset()") == "((5, True, 5, '[6]'), False, (5, [1]), (5, True))"
+
+
 @pytest.mark.parametrize("text", ["text with __main__ in it", b"bytes \x93 __main__"])
 def test_text_that_mentions_main_is_only_text(tmp_path: Path, text: object) -> None:
     """The name within data changes nothing."""
