@@ -1,7 +1,7 @@
 """Where the time goes in one of our workloads: `python -m benchmarks.profile WORKLOAD`, for who works on the hot path.
 
-`--how sample` (the default) looks every millisecond of CPU time at which line runs: little is distorted, and a call
-into C counts for the line that made it. `--how calls` is cProfile: exact counts, but each call costs more than it does.
+`--how sample` (the default) looks at which line runs at each tick of CPU time, some hundred times a second: little is
+distorted, and a call into C counts for the line that made it. `--how calls` is cProfile: exact counts, but each call costs more than it does.
 Both look at the main thread of the near and of the far process.
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WORKLOADS = ("rtt", "stream", "bulk", "await", "await-uvloop")
 EVERY_S = 0.001
+"""What is asked for; the kernel gives one signal a tick of its clock, which often is 4 ms long."""
 
 
 @contextmanager
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__.split("\n", 1)[0])
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--how", choices=("sample", "calls"), default="sample")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of repetitions, 1.0 by default")
+    parser.add_argument("--scale", type=float, default=3.0, help="of the number of repetitions, 3.0 by default")
     parser.add_argument("--top", type=int, default=20, help="how many lines to print, 20 by default")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
