@@ -9,6 +9,7 @@ again when nobody else holds it.
 
 from __future__ import annotations
 
+import _thread
 import sys
 import typing
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _getrefcount = sys.getrefcount
+_get_ident = _thread.get_ident
 _ALONE = 2  # the local name and the argument of getrefcount
 
 
@@ -382,12 +384,28 @@ class _Recv(Operation[T]):
         self._state = RUNNING
         end = self._end
         channel = end._channel
+        values = channel.values
+        value: T
+        if values and end._open:
+            value = values[0]
+            end._spare = self
+            del values[0]
+            return value  # commit, from `if values` on
         if not channel.used or not end._open or end._runtime.is_foreign:
             end._ready()
-        value: T = channel.take()
-        if value is NOTHING:
+        value = channel.take()
+        if value is not NOTHING:
+            end._spare = self
+            return value
+        reactor = end._runtime.reactor
+        if timeout is not None or _get_ident() != reactor.main:
             value = self._block_slowly(timeout)
             del self._result
+            return value
+        while value is NOTHING:
+            # The driver only looks; taking is the last step here, so that a Ctrl-C on the way out loses nothing.
+            reactor.drive(channel, None)
+            value = channel.take()
         end._spare = self
         return value
 
@@ -396,6 +414,12 @@ class _Recv(Operation[T]):
         if value is NOTHING:
             return False
         self._result = value
+        return True
+
+    def withdraw(self) -> bool:
+        if hasattr(self, "_result"):  # taken, but the wait did not end: by Ctrl-C, or as a member of a select
+            self._end._channel.give_back(self._result)
+            del self._result
         return True
 
     def sources(self) -> Sequence[Source]:

@@ -29,11 +29,12 @@ _LIST = framing.LIST
 class Assembly:
     """A large value on its way in: one place per part."""
 
-    __slots__ = ("_rooms", "_views", "_what", "starts", "total")
+    __slots__ = ("_rooms", "_value", "_views", "_what", "total")
 
     def __init__(self, peer: Peer, what: int, sizes: tuple[int, ...]) -> None:
         self._what = what
         self.total = sum(sizes)
+        self._value: Any = NOTHING
         self._rooms: list[Any] = []
         self._views: list[memoryview] = []
         for size in sizes:
@@ -61,12 +62,15 @@ class Assembly:
         raise framing.FrameError(f"a chunk of {length} bytes that does not fit its value")
 
     def finish(self, decode: Callable[[Any], Any]) -> Any:
-        """The value."""
-        if self._what == framing.BYTES:
-            return self._rooms[0].finish()
-        if self._what == framing.ENCODED:
-            return decode(self._rooms)
-        return self._rooms[0]
+        """The value; the same each time."""
+        if self._value is NOTHING:
+            if self._what == framing.BYTES:
+                self._value = self._rooms[0].finish()
+            elif self._what == framing.ENCODED:
+                self._value = decode(self._rooms)
+            else:
+                self._value = self._rooms[0]
+        return self._value
 
 
 class Incoming:
@@ -74,7 +78,7 @@ class Incoming:
 
     __slots__ = (
         "_assembly", "_decode", "_lock", "_reported", "_want", "_widened", "discarding", "ended", "filled", "granted",
-        "incarnation", "name", "number", "peer", "queue", "received", "sender_type", "stated_type", "taken", "used",
+        "incarnation", "mismatched", "name", "number", "peer", "queue", "received", "sender_type", "stated_type", "taken", "used",
         "values", "waiters", "window",
     )  # fmt: skip
 
@@ -88,6 +92,7 @@ class Incoming:
         self.received = self.taken = self._reported = 0
         self.window = self.granted = settings.WINDOW
         self.sender_type = self.stated_type = ""
+        self.mismatched = False
         self.used = False
         self.discarding = False  # the receiving end of this incarnation is closed
         self.ended: BaseException | None = None  # what a recv raises after the last value
@@ -104,68 +109,79 @@ class Incoming:
     def take(self) -> Any:
         """The next value, or NOTHING. It leaves the channel in the very step that returns it.
 
+        Several threads may take at once. There is no lock: what is first is decoded, and taken by a commit if it still is
+        first. A lock's release would be a call, after which a Ctrl-C could lose the value.
+
         Raises:
             ChannelError: There is no value, and none will come.
             SerializationError: The next value cannot be decoded; it is passed over.
         """
-        with self._lock:
+        queue = self.queue
+        while True:
             values = self.values
             if values:
                 value = values[0]
                 del values[0]
-                return value  # commit, from `value` on
-            queue = self.queue
+                return value  # commit, from `if values` on
             if not queue:
-                return self._take_none()
-            if self.sender_type and self.stated_type and self.sender_type != self.stated_type:
+                return self.take_none()
+            if self.mismatched:
                 raise self._mismatch()
-            kind, payload, size = queue[0]
+            entry = queue[0]
+            kind, payload, size = entry
             if kind == _RAW:
                 value = payload
-            elif kind == LARGE:
-                try:
-                    value = payload.finish(self._decode)
-                except BaseException as error:
-                    self._pass_over(error, size)
-                    raise
             else:
                 try:
-                    value = self._decode((payload,))
-                except BaseException as error:
-                    self._pass_over(error, size)
+                    value = payload.finish(self._decode) if kind == LARGE else self._decode((payload,))
+                except Exception:
+                    if queue and queue[0] is entry:
+                        del queue[0]
+                        self.taken += size  # commit
                     raise
-                if kind == _LIST:
-                    more = deque(value)
-                    value = more[0]
-                    del more[0]
-                    del queue[0]
-                    self.values = more
-                    self.taken += size  # commit, from `del queue[0]` on
-                    if self.taken - self._reported >= self.window >> 2:
-                        self._report()
-                    return value
             if self.taken + size - self._reported >= self.window >> 2:
                 self._report(size)
-            del queue[0]
-            self.taken += size
-            return value  # commit, from `del queue[0]` on
+            if kind == _LIST:
+                more = deque(value)
+                value = more[0]
+                del more[0]
+                if queue and queue[0] is entry and not self.values:
+                    del queue[0]
+                    self.values = more
+                    self.taken += size
+                    return value  # commit, from `if queue` on
+            elif queue and queue[0] is entry and not self.values:
+                del queue[0]
+                self.taken += size
+                return value  # commit, from `elif queue` on
 
-    def _pass_over(self, error: BaseException, size: int) -> None:
-        """A value that cannot be decoded is lost with its error; one that a Ctrl-C interrupted stays."""
-        if isinstance(error, Exception):
-            del self.queue[0]
-            self.taken += size  # commit
-
-    def _take_none(self) -> Any:
-        if self.sender_type and self.stated_type and self.sender_type != self.stated_type:
+    def take_none(self) -> Any:
+        """Nothing is there: NOTHING, or the error that says why nothing will come. Asks for what the sender holds."""
+        if self.mismatched:
             raise self._mismatch()
         if self._want > self.granted:
-            self._grant_to(self._want)
-        if self.peer.gone is not None and self._assembly is None:
+            with self._lock:
+                self._grant_to(self._want)
+        if self.peer.gone is not None and self._assembly is None and not self.queue:
             raise self.peer.error()
-        if self.ended is not None:
+        if self.ended is not None and not self.queue:
             raise self.ended
         return NOTHING
+
+    def poll(self) -> bool:
+        """Whether `take` would give a value or an error. What the driver asks between batches of frames."""
+        return bool(
+            self.queue
+            or self.values
+            or self._want > self.granted
+            or self.ended is not None
+            or self.peer.gone is not None
+            or self.mismatched
+        )
+
+    def give_back(self, value: Any) -> None:
+        """A value that was taken for an operation that did not end: it is the next one again."""
+        self.values.appendleft(value)
 
     def _mismatch(self) -> TypeMismatch:
         self.peer.refuse(self, self.stated_type)
@@ -174,7 +190,12 @@ class Incoming:
     def post(self) -> None:
         """A recv waits on this channel: connect, so that the end of the peer is seen."""
         self.used = True
+        self.compare_types()
         self.peer.ensure_link()
+
+    def compare_types(self) -> None:
+        """Both ends may have stated a type now."""
+        self.mismatched = bool(self.sender_type and self.stated_type and self.sender_type != self.stated_type)
 
     @property
     def is_over(self) -> bool:

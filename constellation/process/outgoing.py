@@ -238,6 +238,17 @@ class Outgoing:
                 elif now - self._since > _COMBINE_TIME:
                     wire.release()
                     self._turn = self.reactor.turn
+            elif len(wire.out) == 1 and wire.link is not None and not wire.sent:
+                # `Wire.flush` written out for a frame that is alone: half of a round trip.
+                try:
+                    wire.sent += map(wire.link.send, (frame,))
+                except OSError:
+                    wire.flush()
+                else:
+                    if wire.sent[0] == len(frame):
+                        del wire.out[0], wire.sent[0]  # commit
+                    else:
+                        wire.flush()
             else:
                 wire.flush()
             return None

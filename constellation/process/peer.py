@@ -322,6 +322,7 @@ class Peer:
         channel = self._incarnation(name, incarnation)
         channel.number = number
         channel.sender_type = type_text
+        channel.compare_types()
         self.incoming_by_number[number] = channel
         if incarnation < self._received_incarnations.get(name, 0):
             channel.discarding = True

@@ -118,27 +118,20 @@ class Reactor:
             self.claim = True
             if self.sleeping:
                 self.wake()
-            return self._drive(operation, deadline)
-        except BaseException:
-            self.claim = False  # a Ctrl-C before the role was taken must not keep the background out
-            raise
-
-    def _drive(self, operation: Pollable, deadline: float | None) -> bool:
-        with self.role:
-            self.claim = False
-            self.turn += 1
-            if self.deferred:
-                self.flush_deferred()
-            # Kept in locals: this loop is the round trip.
-            poll_once, handlers, poll = self.poll_once, self.handlers, operation.poll
-            spin = self._spin_budget()
-            while True:
-                if poll():
-                    return True
-                events = poll_once(0)
-                if not events:
-                    if spin:
-                        until = perf_counter() + spin
+            with self.role:
+                self.claim = False
+                self.turn += 1
+                if self.deferred:
+                    self.flush_deferred()
+                # Kept in locals: this loop is the round trip.
+                poll_once, handlers, poll = self.poll_once, self.handlers, operation.poll
+                while True:
+                    if poll():
+                        return True
+                    events: list[tuple[int, int]] = []
+                    if self.spin and self._may_spin():
+                        until = perf_counter() + self.spin
+                        events = poll_once(0)
                         while not events and perf_counter() < until:
                             events = poll_once(0)
                         self._spin_score += 1 if events else -1
@@ -147,17 +140,20 @@ class Reactor:
                             events = poll_once()
                         else:
                             left = deadline - perf_counter()
-                            if left <= 0:
+                            events = poll_once(left if left > 0 else 0)
+                            if left <= 0 and not events:
                                 return False
-                            events = poll_once(left)
-                for fd, mask in events:
-                    handler = handlers.get(fd)
-                    if handler is not None:
-                        handler.on_ready(mask)
-                if self.touched:
-                    self.notify_touched()
-                if self.deferred:
-                    self.flush_deferred()
+                    for fd, mask in events:
+                        handler = handlers.get(fd)
+                        if handler is not None:
+                            handler.on_ready(mask)
+                    if self.touched:
+                        self.notify_touched()
+                    if self.deferred:
+                        self.flush_deferred()
+        except BaseException:
+            self.claim = False  # a Ctrl-C before the role was taken must not keep the background out
+            raise
 
     def drive_aside(self, operation: Pollable, deadline: float | None, sleep: Callable[[float | None], None]) -> bool:
         """Drive from a thread that is not the main one: leave when the main thread claims the role, then ``sleep``.
@@ -233,21 +229,21 @@ class Reactor:
                 notify()
             del touched[0]
 
-    def _spin_budget(self) -> float:
-        """How long to poll before sleeping: not at all where that has not paid lately or others want the core.
+    def _may_spin(self) -> bool:
+        """Whether to poll before sleeping: not where that has not paid lately, or others want the core.
 
         Every 64th wait tries again. Involuntary context switches say that somebody else wants the core.
         """
-        if not self.spin:
-            return 0.0
-        self._spin_turns += 1
-        if self._spin_turns & 63 == 0:
+        self._spin_turns = turns = self._spin_turns + 1
+        score = self._spin_score
+        if not turns & 63:
             preempted = _preemptions()
-            self._spin_score = -64 if preempted - self._preempted > 8 else max(self._spin_score, 2)
+            score = -64 if preempted - self._preempted > 8 else max(score, 2)
             self._preempted = preempted
-        if self._spin_score > 8:
+            self._spin_score = score
+        if score > 8:
             self._spin_score = 8
-        return self.spin if self._spin_score > 0 else 0.0
+        return score > 0
 
     # Writes that wait a moment for company
 

@@ -38,8 +38,8 @@ class Wire:
     """One link of a peer. All that writes holds `lock`; all that reads holds the reactor's role."""
 
     __slots__ = (
-        "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pos", "_sent", "_until", "_wants_write",
-        "bulk", "bye_from_peer", "bye_sent", "committed", "deferred", "fd", "link", "lock", "number", "out", "peer", "reactor",
+        "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pos", "_until", "_wants_write",
+        "bulk", "bye_from_peer", "bye_sent", "committed", "deferred", "fd", "link", "lock", "number", "out", "peer", "reactor", "sent",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, reactor: Reactor) -> None:
@@ -53,7 +53,7 @@ class Wire:
         self.bulk: deque[Large] = deque()
         self.deferred: list[Outgoing] | bool = False
         self.bye_sent = self.bye_from_peer = self.committed = False
-        self._sent: list[int] = []
+        self.sent: list[int] = []
         self._got: list[bytes] = []
         self._wants_write = False
         self._data = b""
@@ -99,7 +99,7 @@ class Wire:
 
     def flush(self) -> None:
         """Write until all has left or the socket is busy. The lock must be held."""
-        link, sent = self.link, self._sent
+        link, sent = self.link, self.sent
         if link is None:
             return
         try:
@@ -138,7 +138,7 @@ class Wire:
 
     def _account(self, count: int) -> None:
         """Take ``count`` written bytes off the front of `out`."""
-        out, sent = self.out, self._sent
+        out, sent = self.out, self.sent
         if count == len(out[0]):
             del out[0], sent[0]  # commit
             return
