@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
+from constellation.core.errors import SerializationError
 from constellation.core.messages import Fork
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
@@ -81,7 +82,10 @@ def _outcome(action: Callable[[], None]) -> int:
 
 
 def _call(payload: bytes, name: str) -> None:
-    function, args, kwargs = pickle.decode_call(payload)
+    try:
+        function, args, kwargs = pickle.decode_call(payload)
+    except SerializationError as error:
+        raise SerializationError(f"the call of {name}", error.reason) from error.__cause__
     result = function(*args, **kwargs)
     if type(result).__name__ == "coroutine":
         import asyncio  # late: 60 ms, and most functions are plain

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from constellation.core.errors import Infeasible, InternalError, UsageError
+from constellation.core.errors import ConstellationError, Infeasible, InternalError, UsageError
 from constellation.core.messages import Begin, Closed
 from constellation.core.pid import Pid
 from constellation.core.plugins import make_plugin_manager
@@ -28,6 +28,9 @@ from constellation.serializers import pickle
 if TYPE_CHECKING:
     from constellation.process.attached import Attachment
 
+_SETTLE_S = 0.3
+"""How long the end of an attached caller waits for processes that end by themselves, before it ends them."""
+
 NODE = "local"
 NODE_ID = 1
 
@@ -35,6 +38,7 @@ _deployment: Deployment | None = None
 _former_control: socket.socket | None = None
 """Of a forked start whose deployment has been closed: the node still holds the other end, for the next init()."""
 _count = 0
+_wraps_excepthook = False
 
 
 class Deployment:
@@ -103,6 +107,10 @@ class Deployment:
         self._is_open = False
         with contextlib.suppress(OSError):
             self._runtime.leave(self._linger)
+        if self._attachment is not None:
+            # Who has just sent the last value is about to end by itself.
+            with contextlib.suppress(TimeoutError, ConstellationError):
+                self._runtime.close_deployment(kill=False).block(timeout=_SETTLE_S)
         self._stop()
 
     def on_exception(self, error: BaseException) -> None:
@@ -163,10 +171,12 @@ def init(
     if scheduler is not None:
         make_plugin_manager(settings["plugins"], settings["plugin_options"]).scheduler(scheduler)
     found = surroundings.look()
-    prepare_template(config, has_main=found.main is not None)
+    # A program that is run again stops at its first init(): for a later one it would be a template of the past.
+    runs_again = found.main is not None and not found.may_fork and _count == 0
+    prepare_template(config, has_main=is_template or found.may_fork or runs_again)
     if is_template:
         template.run_for_program(resources, config)
-    return _start(config, resources, found)
+    return _start(config, resources, found, runs_again=runs_again)
 
 
 def _check_room(resources: Resources, capacity: Resources) -> None:
@@ -187,7 +197,9 @@ def prepare_template(config: dict[str, Any], *, has_main: bool) -> None:
     life.watch_forks()
 
 
-def _start(config: dict[str, Any], resources: Resources, found: surroundings.Surroundings) -> Deployment:
+def _start(
+    config: dict[str, Any], resources: Resources, found: surroundings.Surroundings, *, runs_again: bool
+) -> Deployment:
     global _deployment, _former_control, _count
     _count += 1
     # Numbers from the node's own count stay far below the later ones.
@@ -205,7 +217,7 @@ def _start(config: dict[str, Any], resources: Resources, found: surroundings.Sur
     if not found.may_fork:
         from constellation.process import attached, boot  # late: a plain script needs no subprocess module
 
-        program = boot.program_command() if found.main is not None else boot.bare_template_command(config)
+        program = boot.program_command() if runs_again else boot.bare_template_command(config)
         attachment = attached.Attachment({**config, "mode": "attached", "program": program})
         control = attachment.control
     elif _former_control is not None:
@@ -222,8 +234,8 @@ def _start(config: dict[str, Any], resources: Resources, found: surroundings.Sur
     deployment = _deployment = Deployment(running, control, config["linger"], attachment)
     if _count == 1:
         atexit.register(_at_exit)
-        if attachment is None:
-            _wrap_excepthook()
+    if attachment is None and not _wraps_excepthook:
+        _wrap_excepthook()
     return deployment
 
 
@@ -253,6 +265,8 @@ def _at_exit() -> None:
 
 
 def _wrap_excepthook() -> None:
+    global _wraps_excepthook
+    _wraps_excepthook = True
     former = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
