@@ -104,8 +104,8 @@ class Peer:
                 del self._sending[channel.name]
                 self._sent_incarnations[channel.name] = channel.incarnation + 1
                 if not channel.number:
-                    # Never used. The receiver's incarnation must not wait for it: open it, then close it.
-                    if channel.over is None and self.wire.link is not None:
+                    # Never used. The receiver must not wait for it, link or no link as yet: open it, then close it.
+                    if channel.over is None:
                         channel.number = self.open_outgoing(channel)
                         self.close_outgoing(channel)
                     else:
