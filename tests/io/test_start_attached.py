@@ -42,6 +42,7 @@ def test_dash_c(leftovers: Leftovers, tmp_path: Path) -> None:
 
 
 def test_output_comes_through_the_callers_stdout(leftovers: Leftovers, tmp_path: Path) -> None:
+    """What a process prints can be caught by redirect_stdout in the caller."""
     code = textwrap.dedent("""
         import contextlib, io
         from constellation import init, spawn, watch
@@ -127,11 +128,13 @@ IN_A_LOOP = """
     "run", ["import asyncio; asyncio.run(main())", "import trio; trio.run(main)"], ids=["asyncio", "trio"]
 )
 def test_in_an_event_loop(run_program: RunProgram, tmp_path: Path, run: str) -> None:
+    """init() inside a running event loop leaves the caller as it is."""
     result = run_program(tmp_path, IN_A_LOOP.format(run=run), env=RAW)
     assert (result.stdout, result.stderr, result.returncode) == ("got 101\n", "", 0)
 
 
 def test_repl(leftovers: Leftovers, tmp_path: Path) -> None:
+    """Functions typed at the prompt can be spawned."""
     repl = pexpect.spawn(
         sys.executable,
         ["-q"],
@@ -224,6 +227,7 @@ def test_notebook(leftovers: Leftovers, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_callers_end_ends_the_others(run_program: RunProgram, tmp_path: Path) -> None:
+    """When the caller's program has ended, nothing of it goes on."""
     source = """
         import threading, time
         from constellation import init, spawn
@@ -237,6 +241,7 @@ def test_the_callers_end_ends_the_others(run_program: RunProgram, tmp_path: Path
 
 
 def test_the_callers_death_ends_all(leftovers: Leftovers, tmp_path: Path) -> None:
+    """A killed caller leaves nothing behind."""
     code = (
         CALL
         + "def sleeper():\n    import time; time.sleep(60)\ninit()\nspawn(sleeper).block()\nos.kill(os.getpid(), 9)"

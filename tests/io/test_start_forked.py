@@ -29,6 +29,7 @@ def exits(result: Result) -> list[dict[str, Any]]:
 
 
 def test_hello(run_program: RunProgram, tmp_path: Path) -> None:
+    """A script's output comes in the format for people, and nothing else does."""
     source = """
         from constellation import init
         init()
@@ -88,6 +89,7 @@ def test_the_tree(run_program: RunProgram, tmp_path: Path) -> None:
 def test_ends(
     run_program: RunProgram, tmp_path: Path, where: str, end: str, code: int | None, signum: str | None
 ) -> None:
+    """Each way to end gives its exit code and its words."""
     source = f"""
         import os, signal, sys, time
         from constellation import init, spawn, watch
@@ -209,6 +211,7 @@ def test_the_end_of_a_spawned_process(run_program: RunProgram, tmp_path: Path) -
 
 
 def test_a_returned_value_warns(run_program: RunProgram, tmp_path: Path) -> None:
+    """A value that nobody can get is named once."""
     source = """
         from constellation import init, spawn, watch
         def answer(): return 42
@@ -222,6 +225,7 @@ def test_a_returned_value_warns(run_program: RunProgram, tmp_path: Path) -> None
 
 
 def test_async_functions(run_program: RunProgram, tmp_path: Path) -> None:
+    """An async def function runs under asyncio.run."""
     source = """
         import asyncio
         from constellation import init, spawn, watch
@@ -261,6 +265,7 @@ UNGUARDED = """
     ids=" ".join,
 )
 def test_ways_to_run(run_program: RunProgram, tmp_path: Path, command: tuple[str, ...], source: str) -> None:
+    """Interpreter options and tools around a script change nothing."""
     result = run_program(tmp_path, source, command=command, env=RAW, input="q\n" if "pdb" in command else None)
     assert "101" in result.stdout.split(), result
     if "coverage" in command:
@@ -270,6 +275,7 @@ def test_ways_to_run(run_program: RunProgram, tmp_path: Path, command: tuple[str
 
 
 def test_as_a_module(leftovers: Leftovers, tmp_path: Path) -> None:
+    """python -m is a script like another."""
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -308,6 +314,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("call", "words"), REFUSED, ids=[call for call, _ in REFUSED])
 def test_refused(run_program: RunProgram, tmp_path: Path, call: str, words: str) -> None:
+    """Wrong use at the start says what to do."""
     source = f"""
         import sys
         from constellation import ConstellationError, init
@@ -398,6 +405,7 @@ def test_a_second_deployment(run_program: RunProgram, tmp_path: Path) -> None:
 
 
 def test_the_template_dies(run_program: RunProgram, tmp_path: Path) -> None:
+    """Processes whose template is gone end, with that as the cause."""
     source = """
         import os, signal, time
         from constellation import init

@@ -47,6 +47,7 @@ def finish(program: pexpect.spawn[str]) -> int:
 
 
 def test_input(start: Start) -> None:
+    """The first process reads from the terminal."""
     program = start("""
         from constellation import init
         init()
@@ -59,6 +60,7 @@ def test_input(start: Start) -> None:
 
 
 def test_getpass_does_not_show(start: Start) -> None:
+    """A password is read without echo."""
     program = start("""
         import getpass
         from constellation import init
@@ -74,6 +76,7 @@ def test_getpass_does_not_show(start: Start) -> None:
 
 
 def test_breakpoint(start: Start) -> None:
+    """The debugger works in the first process."""
     program = start("""
         from constellation import init
         init()
@@ -106,6 +109,7 @@ def test_it_is_a_terminal(start: Start) -> None:
 
 
 def test_ctrl_c(start: Start) -> None:
+    """Ctrl-C raises KeyboardInterrupt in the first process, and the run ends with 130."""
     program = start("""
         import time
         from constellation import init

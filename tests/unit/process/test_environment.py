@@ -12,6 +12,7 @@ from constellation.process import environment
 
 
 def test_nothing_said(tmp_path: Path) -> None:
+    """An empty environment gives the defaults."""
     assert environment.read({}, str(tmp_path), (), None) == {
         "format": None,
         "capacity": None,
@@ -24,6 +25,7 @@ def test_nothing_said(tmp_path: Path) -> None:
 
 
 def test_all_said(tmp_path: Path) -> None:
+    """Each variable is read into its key."""
     found = environment.read(
         {
             "CONSTELLATION_FORMAT": "json",
@@ -50,6 +52,7 @@ def test_all_said(tmp_path: Path) -> None:
 
 
 def test_the_program_overrides_the_capacity(tmp_path: Path) -> None:
+    """A capacity in the program counts more than one in the environment."""
     environ = {"CONSTELLATION_CAPACITY": "[1, 1, []]"}
     given = Resources(mem="2 GiB", cpu=2)
     assert environment.read(environ, str(tmp_path), (), given)["capacity"] == given.to_fields()
@@ -73,6 +76,7 @@ def test_the_program_overrides_the_capacity(tmp_path: Path) -> None:
     ],
 )
 def test_bad_values_are_named(tmp_path: Path, name: str, value: str) -> None:
+    """A variable that cannot be used is named with its value."""
     with pytest.raises(UsageError, match="expected") as caught:
         environment.read({name: value}, str(tmp_path), (), None)
     assert f"{name}={value!r}" in str(caught.value)
