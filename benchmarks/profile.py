@@ -1,7 +1,8 @@
 """Where the time goes in one of our workloads: `python -m benchmarks.profile WORKLOAD`, for who works on the hot path.
 
 `--how sample` (the default) looks at which line runs at each tick of CPU time, some hundred times a second: little is
-distorted, and a call into C counts for the line that made it. `--how calls` is cProfile: exact counts, but each call costs more than it does.
+distorted, and a call into C counts for the line that made it. `--how calls` is cProfile: exact counts, but each call
+costs more than it does.
 Both look at the main thread of the near and of the far process.
 """
 

@@ -7,7 +7,8 @@ accepted and may not leave yet waits in `_queue`.
 Three ways out, cheapest first:
 
 * Combined: after a few quick sends in a row, exact scalars, short str and bytes, and small flat tuples of them are queued
-  as they are (nobody can change them), flat dicts as a copy, and serialized as one list; other small values are serialized at once, and their frames leave together.
+  as they are (nobody can change them), flat dicts as a copy, and serialized as one list; other small values are
+  serialized at once, and their frames leave together.
 * Alone: one frame, written at once.
 * Large: a layout and then chunks, written from where the value lies. A buffer that its owner could change makes the
   send wait until its last byte has left.
