@@ -56,7 +56,7 @@ def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str,
         _reseed()
         mine = runtime.Runtime(pid, parent, Resources.from_fields(message.resources), control, config)
         runtime.install(mine)
-        mine.start()
+        mine.start(ready=False)
         code = _outcome(lambda: _call(payload, message.function))
         code = _outcome(lambda: _join_threads(threads)) or code
         atexit._run_exitfuncs()

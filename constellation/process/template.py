@@ -25,7 +25,7 @@ import msgpack
 
 import constellation
 from constellation.core import messages
-from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, TemplateReady
+from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, Ready, TemplateReady
 from constellation.core.resources import Resources
 from constellation.process import kernel, life
 
@@ -228,6 +228,9 @@ def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable
         mask: Signals that the process blocks.
     """
     control, stdout, stderr = fds[:3]
+    # First of all: what the node sends from now on waits in the socket, so the spawner need not wait for the rest.
+    with contextlib.suppress(OSError):
+        os.write(control, msgpack.packb(messages.fields_of(Ready(os.getpid()))))
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     os.close(stdout)
@@ -237,7 +240,7 @@ def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable
         with open(fds[3], "rb") as file:
             file.seek(0)  # the position is the writer's, who stands at the end
             payload = file.read()
-    life.run(message, payload, socket.socket(fileno=control), config, mask)
+    life.run(message, payload, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=control), config, mask)
 
 
 def run_for_program(resources: Resources, config: dict[str, Any]) -> NoReturn:

@@ -256,3 +256,41 @@ def test_the_callers_death_ends_all(leftovers: Leftovers, tmp_path: Path) -> Non
     )
     assert done.returncode == -9
     assert os.path.isdir(tmp_path)  # the check for leftovers follows
+
+
+def test_a_later_deployment_takes_the_program_as_it_is(run_program: RunProgram, tmp_path: Path) -> None:
+    """With threads by then: not a template of the time of the first init()."""
+    source = """
+        import threading
+        from constellation import init, spawn, watch
+        def show(): print(value)
+        def use():
+            with init():
+                watch(spawn(show).block()).block()
+        if __name__ == "__main__":
+            value = 1
+            use()
+            done = threading.Event()
+            thread = threading.Thread(target=done.wait); thread.start()
+            value = 2
+            use()
+            done.set(); thread.join()
+            value = 3
+            use()
+    """
+    result = run_program(tmp_path, source, env=RAW)
+    assert (result.stdout, result.stderr, result.returncode) == ("1\n2\n3\n", "", 0)
+
+
+def test_a_program_may_start_another(run_program: RunProgram, tmp_path: Path) -> None:
+    """A spawned process that runs a program of its own with subprocess: a deployment of its own, nothing is inherited."""
+    (tmp_path / "other.py").write_text("from constellation import init\ninit()\nprint('other')\n")
+    source = """
+        import subprocess, sys
+        from constellation import init, spawn, watch
+        def run(): subprocess.run([sys.executable, "other.py"], check=True)
+        init()
+        watch(spawn(run).block()).block()
+    """
+    result = run_program(tmp_path, source, env=RAW)
+    assert (result.stdout, result.stderr, result.returncode) == ("other\n", "", 0)
