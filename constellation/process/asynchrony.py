@@ -13,7 +13,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sized
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -80,25 +80,24 @@ class _AsyncioWatcher:
         self._waiting = 0
         self._armed = False
         self._score = 4
-        # uvloop does not show its queue: there the await goes to sleep at once.
-        self._ready = getattr(loop, "_ready", None)
+        self._turns = 0
+        # uvloop does not show its queue: there only the time limits keep an await from holding up the others.
+        self._ready: Sized = getattr(loop, "_ready", ())
 
     def spin(self, operation: Operation[Any]) -> bool:
         """Poll for a moment, where that has paid lately and the loop has nothing else to do. Whether it is done."""
         reactor = self._reactor
-        if self._ready is None or self._ready or not reactor.spin:
+        if not reactor.spin or self._thread != reactor.main:
             return False
-        if self._score <= 0:
-            self._score += 1 if reactor.turn & 15 == 0 else 0
+        self._turns += 1
+        if self._score <= 0 and self._turns & 15:
             return False
-        until = perf_counter() + reactor.spin
-        while True:
-            if reactor.poll_now() and operation.poll():
-                self._score = min(self._score + 1, 8)
-                return True
-            if self._ready or perf_counter() > until:
-                self._score -= 1
-                return False
+        if reactor.drive_briefly(operation, self._ready):
+            self._score = min(self._score + 1, 8)
+            return True
+        if not self._ready:
+            self._score -= 1
+        return False
 
     def park(self, operation: Operation[Any]) -> Generator[Any, Any, None]:
         """Wait for an operation without holding up the loop."""

@@ -30,7 +30,7 @@ import os
 import select as _select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -153,6 +153,44 @@ class Reactor:
                         self.flush_deferred()
         except BaseException:
             self.claim = False  # a Ctrl-C before the role was taken must not keep the background out
+            raise
+
+    def drive_briefly(self, operation: Pollable, others: Sized) -> bool:
+        """Poll for a moment, as a driver does before it sleeps. For event loops; in the main thread only.
+
+        Args:
+            operation: What is waited for.
+            others: What the loop has ready to run: when there is something, this ends.
+
+        Returns:
+            Whether the operation is done.
+        """
+        try:
+            self.claim = True
+            if self.sleeping:
+                self.wake()
+            with self.role:
+                self.claim = False
+                self.turn += 1
+                if self.deferred:
+                    self.flush_deferred()
+                poll_once, until = self.poll_once, perf_counter() + self.spin
+                while not others:
+                    events = poll_once(0)
+                    if events:
+                        for fd, mask in events:
+                            handler = self.handlers.get(fd)
+                            if handler is not None:
+                                handler.on_ready(mask)
+                        if self.touched:
+                            self.notify_touched()
+                        if operation.poll():
+                            return True
+                    elif perf_counter() > until:
+                        break
+                return False
+        except BaseException:
+            self.claim = False
             raise
 
     def drive_aside(self, operation: Pollable, deadline: float | None, sleep: Callable[[float | None], None]) -> bool:
