@@ -22,8 +22,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 V = TypeVar("V")
 
-FRESH, RUNNING, DONE, OWNED = range(4)
-"""States. OWNED: given to `select` or `join`, which runs it."""
+FRESH, RUNNING, DONE, OWNED, LOST = range(5)
+"""States. OWNED: given to `select` or `join`, which runs it. LOST: came back from a select, and may be used again or not."""
 
 
 class Source(Protocol):
@@ -114,7 +114,7 @@ class Operation(Generic[T]):
         Raises:
             UsageError: It has been run before, or belongs to a select or join.
         """
-        if self._state:
+        if self._state and self._state != LOST:
             raise UsageError(
                 f"{self.describe()}: has been run before, or was given to select or join; an operation runs once, make another"
             )
@@ -130,7 +130,7 @@ class Operation(Generic[T]):
             )
 
     def __repr__(self) -> str:
-        return f"<operation {self.describe()}, {('not run', 'running', 'done', 'in select or join')[self._state]}>"
+        return f"<operation {self.describe()}, {('not run', 'running', 'done', 'in select or join', 'not run')[self._state]}>"
 
 
 def wait(operation: Operation[Any], runtime: Runtime, timeout: float | None) -> bool:
@@ -179,7 +179,7 @@ class _Many(Operation[T]):
         for operation in operations:
             if not isinstance(operation, Operation):
                 raise UsageError(f"{name}() takes operations such as receiver.recv(), not {operation!r}")
-            if operation._state != FRESH:
+            if operation._state and operation._state != LOST:
                 raise UsageError(f"{operation.describe()}: has been run before; make another for {name}()")
         if len({id(operation) for operation in operations}) != len(operations):
             raise UsageError(f"{name}() was given the same operation twice: make one for each place")
@@ -239,7 +239,7 @@ class _Select(_Many[tuple[int, Any]]):
             if index == winner:
                 operation._state = DONE
             elif operation.withdraw():
-                operation._state = FRESH
+                operation._state = LOST
 
     def withdraw(self) -> bool:
         if self._chosen >= 0 and not self._operations[self._chosen].withdraw():
