@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 import sysconfig
 import time
 from collections import Counter
@@ -20,8 +21,9 @@ from typing import NamedTuple
 
 from constellation import Pid, Receiver, Sender, init, join, parent, select, spawn, watch
 
-INSTALLED = ("stdlib", "purelib", "platlib")
-SUFFIXES = (".py", ".rst", ".txt", ".md")
+INSTALLED = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "include")]
+DEBIAN = os.path.join(sys.base_prefix, "lib", "python3")  # where some systems have further packages
+SUFFIXES = (".py", ".pyi", ".h", ".rst", ".txt", ".md")
 CHUNK_BYTES = 512 << 10
 WORD = re.compile(rb"[a-z]{2,}")
 
@@ -80,11 +82,8 @@ def deal(folders: list[str], limit_bytes: int, counters: list[Pid]) -> Dealt:
     dealt = Dealt([], [])
     chunks = [Sender[bytes](counter) for counter in counters]
     requests = [Receiver[int](counter, "more") for counter in counters]
-    asking = [request.recv() for request in requests]
     for text in read_chunks(folders, limit_bytes, dealt):
-        # An operation that loses a select stays as it was: only the winner's is made anew.
-        index, _ = select(*asking).block()
-        asking[index] = requests[index].recv()
+        index, _ = select(*(request.recv() for request in requests)).block()  # a recv that loses takes nothing
         chunks[index].send(text).block()
     for sender in chunks:
         sender.close()
@@ -108,19 +107,16 @@ def merge() -> None:
     """Add up what the counters report; print the progress as it goes and the result at the end."""
     start = shown = time.perf_counter()
     receivers = [Receiver[Report](counter) for counter in Receiver[list[Pid]](parent(), "counters").recv().block()]
-    waiting = [receiver.recv() for receiver in receivers]
     words, done, counting = Counter[bytes](), 0, len(receivers)
-    while waiting:
-        index, report = select(*waiting).block()
+    while receivers:
+        index, report = select(*(receiver.recv() for receiver in receivers)).block()
         done += report.text_bytes
         if (now := time.perf_counter()) - shown >= 0.5:
             shown = now
             print(f"{done / 1e6:7.1f} MB counted, {done / 1e6 / (now - start):5.1f} MB/s")
-        if report.words is None:
-            waiting[index] = receivers[index].recv()
-        else:
+        if report.words is not None:
             words.update(report.words)
-            del waiting[index], receivers[index]
+            del receivers[index]
     seconds = time.perf_counter() - start
     dealt = Receiver[Dealt](parent(), "dealt").recv().block()
     for word, times in words.most_common(10):
@@ -134,7 +130,7 @@ def merge() -> None:
 def main() -> None:
     """Spawn those who count and the one who merges, and deal out."""
     options = argparse.ArgumentParser(description="count the words of real text in several processes")
-    options.add_argument("folder", nargs="*", default=[sysconfig.get_path(name) for name in INSTALLED])
+    options.add_argument("folder", nargs="*", default=[path for path in (*INSTALLED, DEBIAN) if os.path.isdir(path)])
     options.add_argument("--mb", type=float, default=48, help="stop after so many MB (default: 48)")
     options.add_argument("--counters", type=int, default=max(2, os.cpu_count() or 2))
     arguments = options.parse_args()
