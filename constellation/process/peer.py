@@ -311,6 +311,8 @@ class Peer:
             elif kind == framing.BYE_TOO and wire.bye_sent and wire is self.wire:
                 wire.close()
                 self.wire = self._back = self._new_wire()
+                if self._has_channels():  # a Receiver has been used since, which says nothing on the link
+                    self.ensure_link()
 
     def _numbered(self, number: int) -> Incoming:
         channel = self.incoming_by_number.get(number)
