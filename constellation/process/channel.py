@@ -33,6 +33,8 @@ T = TypeVar("T")
 _getrefcount = sys.getrefcount
 _get_ident = _thread.get_ident
 _ALONE = 2  # the local name and the argument of getrefcount
+# An end keeps its last operation for the next one (`_spare`). It must not keep the end in turn: an end that is dropped
+# parks its channel at once, not when the garbage collector comes by. So `_end` of a spare operation is None.
 
 
 class _End:
@@ -131,6 +133,7 @@ class Sender(_End, Generic[T]):
         if spare is not None:
             self._spare = None
             if _getrefcount(spare) == _ALONE:
+                spare._end = self
                 spare._value = value
                 spare._state = FRESH
                 return spare
@@ -216,6 +219,7 @@ class _Send(Operation[None]):
         if large is None:
             self._value = None
             end._spare = self
+            self._end = None  # type: ignore[assignment]  # see _ALONE
             return
         self._large = large
         self._block_slowly(timeout)
@@ -246,8 +250,11 @@ class _Send(Operation[None]):
         return self._end._runtime
 
     def describe(self) -> str:
-        which = f" on {self._end._name!r}" if self._end._name else ""
-        return f"send to {self._end.pid}{which}"
+        end: _End | None = self._end
+        if end is None:
+            return "send"
+        which = f" on {end._name!r}" if end._name else ""
+        return f"send to {end.pid}{which}"
 
 
 class Receiver(_End, Generic[T]):
@@ -288,6 +295,7 @@ class Receiver(_End, Generic[T]):
         if spare is not None:
             self._spare = None
             if _getrefcount(spare) == _ALONE:
+                spare._end = self
                 spare._state = FRESH
                 return spare
         return _Recv(self)
@@ -389,6 +397,7 @@ class _Recv(Operation[T]):
         if values and end._open:
             value = values[0]
             end._spare = self
+            self._end = None  # type: ignore[assignment]  # see _ALONE
             del values[0]
             return value  # commit, from `if values` on
         if not channel.used or not end._open or end._runtime.is_foreign:
@@ -396,6 +405,7 @@ class _Recv(Operation[T]):
         value = channel.take()
         if value is not NOTHING:
             end._spare = self
+            self._end = None  # type: ignore[assignment]  # see _ALONE
             return value
         reactor = end._runtime.reactor
         if timeout is not None or _get_ident() != reactor.main:
@@ -407,6 +417,7 @@ class _Recv(Operation[T]):
             reactor.drive(channel, None)
             value = channel.take()
         end._spare = self
+        self._end = None  # type: ignore[assignment]  # see _ALONE
         return value
 
     def poll(self) -> bool:
@@ -429,8 +440,11 @@ class _Recv(Operation[T]):
         return self._end._runtime
 
     def describe(self) -> str:
-        which = f" on {self._end._name!r}" if self._end._name else ""
-        return f"recv from {self._end.pid}{which}"
+        end: _End | None = self._end
+        if end is None:
+            return "recv"
+        which = f" on {end._name!r}" if end._name else ""
+        return f"recv from {end.pid}{which}"
 
 
 def _stated(end: _End) -> str:
