@@ -60,10 +60,27 @@ CHAIN = """
     first.close()
 """
 
+DROPPED = """
+    from constellation import Receiver, Sender, init, parent, spawn
+
+    def child():
+        for _ in range(100):
+            n = Receiver[int](parent()).recv().block()
+            Sender[int](parent()).send(n + 1).block()
+
+    init()
+    pid = spawn(child).block()
+    for n in range(100):
+        Sender[int](pid).send(n).block()
+        assert Receiver[int](pid).recv().block() == n + 1
+    print("all came")
+"""
+
 
 @pytest.mark.parametrize(
     ("program", "expected"),
     [
+        pytest.param(DROPPED, ["all came"], id="an end that is dropped parks at once, and the next one goes on"),
         pytest.param(CLOSED_UNUSED, ["[]"], id="a Sender closed before any link was made ends the iteration"),
         pytest.param(
             LOSERS, ["(1, 1)", "2", "(1, 3)"], id="a loser of a select may be used again, or dropped in silence"
