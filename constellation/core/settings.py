@@ -56,6 +56,11 @@ QUICK: Final = 40e-6
 TICK: Final = 0.002
 """How often the background thread looks whether the foreground still drives, while it does."""
 
+PATIENCE: Final = 0.05
+"""A process whose operation has been pending for so long, and that used less than IDLE_CPU meanwhile, waits."""
+
+IDLE_CPU: Final = 0.001
+
 SPIN: Final = 100e-6
 """How long a driver polls before it sleeps in the kernel, where that has paid lately. Waking a sleeping thread on another
 core costs 25 us and more on a virtual machine; a reply to a small message takes 10 us."""

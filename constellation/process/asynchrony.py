@@ -14,10 +14,11 @@ import _thread
 import asyncio
 import sys
 from collections.abc import Callable, Generator, Sized
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from constellation.core import settings
 from constellation.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,6 +71,42 @@ def _in_trio(trio: Any) -> bool:
     return True
 
 
+class _Patience:
+    """Tells the node that a loop's process waits, and that it goes on (see `Reactor.tell_waiting`)."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._told = False
+        self._looks = False
+        self._cpu = 0.0
+
+    def begin(self, call_later: Callable[[Callable[[], bool]], None]) -> None:
+        """An await has been parked: have the loop look after a while, by calling what `call_later` is given."""
+        if self._reactor.tell_waiting is not None and not self._looks and not self._told:
+            self._looks = True
+            self._cpu = process_time()
+            call_later(self._look)
+
+    def _look(self) -> bool:
+        """Called by the loop after `settings.PATIENCE`. Whether to look again."""
+        self._looks = False
+        tell = self._reactor.tell_waiting
+        if not self._reactor.loops or tell is None:
+            return False
+        if process_time() - self._cpu >= settings.IDLE_CPU:
+            return True
+        self._told = True
+        tell(True)
+        return False
+
+    def end(self) -> None:
+        """Something has come: the process runs."""
+        if self._told:
+            self._told = False
+            if self._reactor.tell_waiting is not None:
+                self._reactor.tell_waiting(False)
+
+
 class _AsyncioWatcher:
     """One asyncio loop, for one reactor."""
 
@@ -79,6 +116,7 @@ class _AsyncioWatcher:
         self._thread = _thread.get_ident()
         self._waiting = 0
         self._armed = False
+        self._patience = _Patience(reactor)
         self._score = 4
         self._turns = 0
         # uvloop does not show its queue: there only the time limits keep an await from holding up the others.
@@ -136,18 +174,32 @@ class _AsyncioWatcher:
         if not self._armed:
             self._armed = True
             self._loop.add_reader(self._reactor.epoll.fileno(), self._on_readable)
+        self._patience.begin(self._look_later)
 
     def _leave(self) -> None:
         self._waiting -= 1
         if not self._waiting:
             self._reactor.leave_loop()
+        self._patience.end()
+        if self._waiting:
+            self._patience.begin(self._look_later)
+
+    def _look_later(self, look: Callable[[], bool]) -> None:
+        def again() -> None:
+            if look() and self._waiting:
+                self._patience.begin(self._look_later)
+
+        self._loop.call_later(settings.PATIENCE, again)
 
     def _on_readable(self) -> None:
+        self._patience.end()
         if self._reactor.stopped or not self._waiting:
             self._armed = False
             self._loop.remove_reader(self._reactor.epoll.fileno())
         if not self._reactor.stopped:
             self._reactor.poll_now()
+            if self._waiting:
+                self._patience.begin(self._look_later)
 
 
 class _TrioWatcher:
@@ -160,6 +212,7 @@ class _TrioWatcher:
         self._thread = _thread.get_ident()
         self._waiting = 0
         self._armed = False
+        self._patience = _Patience(reactor)
         self._on_end = on_end
 
     def park(self, operation: Operation[Any]) -> Generator[Any, Any, None]:
@@ -210,19 +263,33 @@ class _TrioWatcher:
         if not self._armed:
             self._armed = True
             self._trio.lowlevel.spawn_system_task(self._watch)
+        self._patience.begin(self._look_later)
 
     def _leave(self) -> None:
         self._waiting -= 1
         if not self._waiting:
             self._reactor.leave_loop()
+        self._patience.end()
+        if self._waiting:
+            self._patience.begin(self._look_later)
+
+    def _look_later(self, look: Callable[[], bool]) -> None:
+        async def wait() -> None:
+            await self._trio.sleep(settings.PATIENCE)
+            if look() and self._waiting:
+                self._patience.begin(self._look_later)
+
+        self._trio.lowlevel.spawn_system_task(wait)
 
     async def _watch(self) -> None:
         try:
             while True:
                 await self._trio.lowlevel.wait_readable(self._reactor.epoll.fileno())
+                self._patience.end()
                 if self._reactor.stopped or not self._waiting:
                     return
                 self._reactor.poll_now()
+                self._patience.begin(self._look_later)
         finally:
             self._armed = False
             self._on_end()

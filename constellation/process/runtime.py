@@ -25,6 +25,7 @@ from constellation.core.messages import (
     Raised,
     Ready,
     Refused,
+    Waiting,
     Watch,
 )
 from constellation.core.pid import Pid
@@ -82,6 +83,8 @@ class Runtime:
         self.peers: dict[Pid, Peer] = {}
         self.reactor = Reactor()
         self.control = Control(self.reactor, control, self._on_message, self._on_node_gone)
+        if config.get("capacity") is not None:
+            self.reactor.tell_waiting = self._tell_waiting
         self._budget = max(resources.mem // settings.BUDGET_SHARE, settings.BUDGET_FLOOR)
         self._drain_left = settings.DRAIN_LIMIT
 
@@ -109,6 +112,10 @@ class Runtime:
             self.peer(pid).on_refused(error_of(pid, status))
         for fd in fds:
             os.close(fd)
+
+    def _tell_waiting(self, waits: bool) -> None:  # a callback of one fact
+        if self.control.is_open:
+            self.control.send(Waiting(waits))
 
     def _on_node_gone(self) -> None:
         for peer in list(self.peers.values()):
