@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from constellation.core.errors import HandshakeError as HandshakeError
     from constellation.core.errors import Infeasible as Infeasible
     from constellation.core.errors import InternalError as InternalError
+    from constellation.core.errors import NameInUse as NameInUse
     from constellation.core.errors import NoCapacity as NoCapacity
     from constellation.core.errors import PeerDied as PeerDied
     from constellation.core.errors import PluginError as PluginError
     from constellation.core.errors import SerializationError as SerializationError
     from constellation.core.errors import SpawnError as SpawnError
     from constellation.core.errors import SpawnStalled as SpawnStalled
+    from constellation.core.errors import SupervisionError as SupervisionError
     from constellation.core.errors import TypeMismatch as TypeMismatch
     from constellation.core.errors import UsageError as UsageError
     from constellation.core.errors import WouldBlock as WouldBlock
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
     from constellation.core.status import ExitStatus as ExitStatus
     from constellation.process.channel import Receiver as Receiver
     from constellation.process.channel import Sender as Sender
+    from constellation.process.names import link as link
+    from constellation.process.names import register as register
+    from constellation.process.names import try_whereis as try_whereis
+    from constellation.process.names import unlink as unlink
+    from constellation.process.names import unregister as unregister
+    from constellation.process.names import whereis as whereis
     from constellation.process.operations import Operation as Operation
     from constellation.process.operations import join as join
     from constellation.process.operations import select as select
@@ -58,8 +66,8 @@ __version__ = "0.1.0"
 
 _ERRORS = (
     "ChannelClosed", "ChannelError", "ChannelInUse", "ConstellationError", "HandshakeError", "Infeasible", "InternalError",
-    "NoCapacity", "PeerDied", "PluginError", "SerializationError", "SpawnError", "SpawnStalled", "TypeMismatch",
-    "UsageError", "WouldBlock",
+    "NameInUse", "NoCapacity", "PeerDied", "PluginError", "SerializationError", "SpawnError", "SpawnStalled",
+    "SupervisionError", "TypeMismatch", "UsageError", "WouldBlock",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_ERRORS, "core.errors"),
@@ -67,6 +75,7 @@ _HOMES = {
     "Resources": "core.resources",
     "ExitStatus": "core.status",
     **dict.fromkeys(("Receiver", "Sender"), "process.channel"),
+    **dict.fromkeys(("link", "register", "try_whereis", "unlink", "unregister", "whereis"), "process.names"),
     **dict.fromkeys(("Operation", "join", "select"), "process.operations"),
     **dict.fromkeys(("kill", "spawn", "try_spawn", "watch"), "process.requests"),
     **dict.fromkeys(("parent", "pid", "resources"), "process.runtime"),
@@ -74,10 +83,11 @@ _HOMES = {
 }
 __all__ = [  # written out, because type checkers and the reference builder read it; a test compares the two
     "ChannelClosed", "ChannelError", "ChannelInUse", "ConstellationError", "Deployment", "ExitStatus",
-    "HandshakeError", "Infeasible", "InternalError", "NoCapacity", "Operation", "PeerDied", "Pid", "PluginError",
-    "Receiver", "Resources", "Sender", "SerializationError", "SpawnError", "SpawnStalled", "TypeMismatch",
-    "UsageError", "WouldBlock", "init", "join", "kill", "parent", "pid", "resources", "select", "spawn", "try_spawn",
-    "watch",
+    "HandshakeError", "Infeasible", "InternalError", "NameInUse", "NoCapacity", "Operation", "PeerDied", "Pid",
+    "PluginError", "Receiver", "Resources", "Sender", "SerializationError", "SpawnError", "SpawnStalled",
+    "SupervisionError", "TypeMismatch", "UsageError", "WouldBlock", "init", "join", "kill", "link", "parent", "pid",
+    "register", "resources", "select", "spawn", "try_spawn", "try_whereis", "unlink", "unregister", "watch",
+    "whereis",
 ]  # fmt: skip
 
 

@@ -12,6 +12,8 @@
      |    +-- ChannelInUse          a second end of the same channel
      |    +-- TypeMismatch          the two ends state different types
      |    +-- WouldBlock            try_send or try_recv could not be done at once
+     +-- NameInUse                  register: another process has the name
+     +-- SupervisionError           a supervisor has given up; names the child and how it ended
      +-- HandshakeError             two sides do not agree on version, transport, serializer or credential
      +-- SerializationError         a value cannot be encoded or decoded; names the member
      +-- PluginError                a plugin is unknown, broken or in conflict
@@ -100,6 +102,32 @@ class TypeMismatch(ChannelError):
 
 class WouldBlock(ChannelError):
     """`try_send` or `try_recv` could not be done at once; nothing has changed."""
+
+
+class NameInUse(ConstellationError):
+    """Another process that lives has the name."""
+
+
+class SupervisionError(ConstellationError):
+    """A supervisor has given up: a child could not be started, or had to be restarted too often.
+
+    Attributes:
+        supervisor: What the supervisor is called.
+        child: The id of the child, or None where it is not known here.
+        reason: What happened to it.
+        status: How its last process ended; None where none had begun, or where the supervisor itself was killed.
+    """
+
+    def __init__(self, supervisor: str, child: str | None, reason: str, status: ExitStatus | None = None) -> None:
+        super().__init__(supervisor, child, reason, status)
+        self.supervisor = supervisor
+        self.child = child
+        self.reason = reason
+        self.status = status
+
+    def __str__(self) -> str:
+        which = f": child {self.child!r}" if self.child is not None else ""
+        return f"supervisor {self.supervisor!r} has given up{which}: {self.reason}"
 
 
 class HandshakeError(ConstellationError):

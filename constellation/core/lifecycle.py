@@ -28,6 +28,8 @@ SAME_WISH = 0.03
 
 CTRL_C = "Ctrl-C"
 TEMPLATE_LOST = "template lost"
+LINKED = "linked process"
+"""How the cause of an end begins that came over a `link`: what stands behind it says all."""
 
 
 class Interrupted(NamedTuple):
@@ -275,7 +277,7 @@ def certificate(end: KnownEnd) -> ExitStatus:
 def _cause(end: KnownEnd) -> str | None:
     by_signal = end.signum if end.signum is not None else (end.code or 0) - 128
     if end.killer is not None and by_signal in _ASKED_ENDS:
-        return f"killed by {end.killer}"
+        return end.killer if end.killer.startswith(LINKED) else f"killed by {end.killer}"
     if end.exception is not None:
         name, text = end.exception
         return f"uncaught {name}: {text}" if text else f"uncaught {name}"

@@ -185,10 +185,63 @@ class TemplateReady(NamedTuple):
     resources: list[Any]
 
 
+class Register(NamedTuple):
+    """process -> node: give this process a name, which is free again at its end; answered with `Done`."""
+
+    request: int
+    name: str
+
+
+class Unregister(NamedTuple):
+    """process -> node: take a name from this process; answered with `Done`."""
+
+    request: int
+    name: str
+
+
+class Whereis(NamedTuple):
+    """process -> node: answer with `Found` who has a name; ``wait``: when somebody has it."""
+
+    request: int
+    name: str
+    wait: bool
+
+
+class Tie(NamedTuple):
+    """process -> node: end this process when ``pid`` ends badly; ``both``: and the other way round. `Done`."""
+
+    request: int
+    pid: bytes
+    both: bool
+
+
+class Untie(NamedTuple):
+    """process -> node: take back what `Tie` did, in both directions; answered with `Done`."""
+
+    request: int
+    pid: bytes
+
+
+class Done(NamedTuple):
+    """node -> process: it is done; or ``kind``, the name of a class in core.errors, says why not."""
+
+    request: int
+    kind: str
+    text: str
+
+
+class Found(NamedTuple):
+    """node -> process: the answer to `Whereis`; empty where nobody has the name."""
+
+    request: int
+    pid: bytes
+
+
 Message: TypeAlias = (
     Ready | Spawn | Connect | Watch | Kill | Cancel | Raised | Draining | Close | Begin | Waiting
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
+    | Register | Unregister | Whereis | Tie | Untie | Done | Found
 )  # fmt: skip
 
 # The position is the number on the wire: append only (docs/wire.md).
@@ -196,6 +249,7 @@ _KINDS: tuple[type[Any], ...] = (
     Ready, Spawn, Connect, Watch, Kill, Cancel, Raised, Draining, Close, Begin, Waiting,
     LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
     Fork, Forked, ForkFailed, Ended, TemplateReady,
+    Register, Unregister, Whereis, Tie, Untie, Done, Found,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 

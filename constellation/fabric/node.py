@@ -23,6 +23,7 @@ from constellation.core.resources import Resources
 from constellation.core.status import ExitStatus
 from constellation.fabric.books import Process, close_fds
 from constellation.fabric.packets import Packets
+from constellation.fabric.registry import Registry
 from constellation.fabric.templates import Template, control_pair
 
 if TYPE_CHECKING:
@@ -117,6 +118,9 @@ class Node:
         self._dead: dict[bytes, ExitStatus | None] = {}
         self._wishes: dict[int, _Wish] = {}
         self._links: dict[tuple[bytes, bytes], int] = {}
+        self._registry = Registry(
+            self._send, self._living.get, self._status_of, lambda process, cause: monitor.ask(process, cause, grace)
+        )
         self._closing: tuple[Process, int, bool] | None = None
         self._stall_timer: Timer | None = None
         self._has_said_no_descriptors = False
@@ -207,6 +211,8 @@ class Node:
                 process.undelivered = undelivered
             case messages.Waiting(waits):
                 self._waits(process, waits=waits)
+            case messages.Register() | messages.Unregister() | messages.Whereis() | messages.Tie() | messages.Untie():
+                self._registry.on_message(process, message)
             case messages.Close(request, kill) if process is self.first:
                 self._close(process, request, kill=kill)
             case messages.Begin() if process is self.first and fds:
@@ -352,6 +358,7 @@ class Node:
         for watched in self._living.values():
             if watched.watchers:
                 watched.watchers = [each for each in watched.watchers if each != (process, request)]
+        self._registry.cancel(process, request)
 
     def _withdraw(self, number: int) -> None:
         close_fds(self._take_wish(number).payload)
@@ -485,6 +492,7 @@ class Node:
         self._after_end(process, status)
 
     def _after_end(self, process: Process, status: ExitStatus | None) -> None:
+        self._registry.ended(process, status)  # first: who hears of this end finds the name free
         fields = status.to_fields() if status is not None else None
         for watcher, request in process.watchers:
             self._send(watcher, messages.Exited(request, fields))
@@ -590,6 +598,7 @@ class Node:
         self._release(process)
         del self._living[process.key]
         self._dead[process.key] = None
+        self._registry.clear()
         self.master = self.master.again(capacity)
         process.pid, process.key = pid, pid.to_bytes()
         process.function, process.resources = message.function, resources

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from constellation.core import errors
-from constellation.core.errors import ConstellationError, PeerDied, SerializationError, TypeMismatch
+from constellation.core.errors import ConstellationError, PeerDied, SerializationError, SupervisionError, TypeMismatch
 from constellation.core.pid import Pid
 from constellation.core.status import ExitStatus
 
@@ -19,6 +19,10 @@ CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if is
 SPECIAL: dict[type[ConstellationError], tuple[tuple[Any, ...], str]] = {
     PeerDied: ((PID, STATUS), "process 3fecd01 has died: killed: SIGKILL (out of memory)"),
     TypeMismatch: (("int", "str"), "the sender states int, the receiver states str"),
+    SupervisionError: (
+        ("web", "db", "it ended 3 times", STATUS),
+        "supervisor 'web' has given up: child 'db': it ended 3 times",
+    ),
     SerializationError: (("args[0].lock", "cannot pickle a lock"), "args[0].lock: cannot pickle a lock"),
 }
 
