@@ -147,13 +147,18 @@ class Sender(_End, Generic[T]):
             ChannelClosed, PeerDied, TypeMismatch, SerializationError: As for `send`.
         """
         channel = self._ready()
-        waiting = channel.offer(value)
-        if waiting is None:
-            return
-        if not self._settle_now(waiting):
+        try:
+            waiting = channel.offer(value)
+            if waiting is None or self._settle_now(waiting):
+                return
             self._runtime.reactor.poll_now()
-            if not channel.retry(waiting) and not self._settle_now(waiting):
-                raise WouldBlock(f"cannot send to {self.pid} now: {channel.describe()} has no credit left")
+            accepted = channel.retry(waiting) or self._settle_now(waiting)
+        except BaseException:
+            channel.reactor.deferred += (channel.reactor.redo,)
+            channel.keep()
+            raise
+        if not accepted:
+            raise WouldBlock(f"cannot send to {self.pid} now: {channel.describe()} has no credit left")
 
     def _settle_now(self, waiting: Large) -> bool:
         """Whether what has been accepted can be left to itself; what has not is withdrawn."""
@@ -215,7 +220,12 @@ class _Send(Operation[None]):
         channel = end._channel
         if not channel.number or not end._open or end._runtime.is_foreign:
             end._ready()
-        large = channel.offer(self._value)
+        try:
+            large = channel.offer(self._value)
+        except BaseException:
+            channel.reactor.deferred += (channel.reactor.redo,)
+            channel.keep()
+            raise
         if large is None:
             self._value = None
             end._spare = self
@@ -243,8 +253,7 @@ class _Send(Operation[None]):
         return False
 
     def can_rewind(self) -> bool:
-        """Whether nothing of the value has been accepted. For select."""
-        return self._large is None or self._large.state == WAITS
+        return self._large is None or self._large.state in (WAITS, QUEUED)
 
     def runtime(self) -> Runtime:
         return self._end._runtime
@@ -308,12 +317,18 @@ class Receiver(_End, Generic[T]):
             ChannelClosed, PeerDied, TypeMismatch, SerializationError: As for `recv`.
         """
         channel = self._ready()
-        value = channel.take()
-        if value is NOTHING:
-            self._runtime.reactor.poll_now()
+        reactor = self._runtime.reactor
+        try:
             value = channel.take()
             if value is NOTHING:
-                raise WouldBlock(f"nothing to receive from {self.pid} now: {channel.describe()} is empty")
+                reactor.poll_now()
+                value = channel.take()
+        except BaseException:
+            reactor.deferred += (reactor.redo,)
+            reactor.rouse()
+            raise
+        if value is NOTHING:
+            raise WouldBlock(f"nothing to receive from {self.pid} now: {channel.describe()} is empty")
         result: T = value
         return result
 
@@ -343,6 +358,11 @@ class Receiver(_End, Generic[T]):
                 return self.recv().block()
         except ChannelClosed:
             raise StopIteration from None
+        except BaseException:
+            reactor = self._runtime.reactor
+            reactor.deferred += (reactor.redo,)
+            reactor.rouse()
+            raise
         result: T = value
         return result
 
@@ -402,20 +422,30 @@ class _Recv(Operation[T]):
             return value  # commit, from `if values` on
         if not channel.used or not end._open or end._runtime.is_foreign:
             end._ready()
-        value = channel.take()
+        reactor = end._runtime.reactor
+        try:
+            value = channel.take()
+        except BaseException:
+            reactor.deferred += (reactor.redo,)
+            reactor.rouse()
+            raise
         if value is not NOTHING:
             end._spare = self
             self._end = None  # type: ignore[assignment]  # see _ALONE
             return value
-        reactor = end._runtime.reactor
         if timeout is not None or _get_ident() != reactor.main:
             value = self._block_slowly(timeout)
             del self._result
             return value
-        while value is NOTHING:
-            # The driver only looks; taking is the last step here, so that a Ctrl-C on the way out loses nothing.
-            reactor.drive(channel, None)
-            value = channel.take()
+        try:
+            while value is NOTHING:
+                # The driver only looks; taking is the last step here, so that a Ctrl-C on the way out loses nothing.
+                reactor.drive(channel, None)
+                value = channel.take()
+        except BaseException:
+            reactor.deferred += (reactor.redo,)
+            reactor.rouse()
+            raise
         end._spare = self
         self._end = None  # type: ignore[assignment]  # see _ALONE
         return value

@@ -36,7 +36,13 @@ class Blocked:
     __slots__ = ("_before",)
 
     def __enter__(self) -> None:
-        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
+        # The call that blocks may itself raise what a handler raises: by then the mask must be known.
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+        try:
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
+        except BaseException:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+            raise
 
     def __exit__(self, *exc_info: object) -> None:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
@@ -78,6 +84,7 @@ class Control:
         self._on_end = on_end
         self._got: list[tuple[bytes, list[Any], int, Any]] = []
         self._queue: list[tuple[bytes, list[int]]] = []
+        self._sent: list[int] = []  # the result of the call that sent the first of the queue
         self._requests: dict[int, Request] = {}
         self._last = 0
         self._lock = _thread.RLock()  # of all that sends; reading is the driver's alone
@@ -103,12 +110,13 @@ class Control:
             self._flush()
 
     def _flush(self) -> None:
-        queue = self._queue
+        queue, done = self._queue, self._sent
         while queue and self.is_open:
             packet, fds = queue[0]
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
             try:
-                self._socket.sendmsg([packet], ancillary)
+                if not done:
+                    done += map(self._socket.sendmsg, ([packet],), (ancillary,))
             except BlockingIOError:
                 self._reactor.epoll.modify(self._fd, EPOLLIN | EPOLLOUT)
                 return
@@ -116,7 +124,7 @@ class Control:
                 # The node has gone; the reader sees it, after what the node still said.
                 queue.clear()
                 return
-            del queue[0]
+            del queue[0], done[0]  # commit
             for fd in fds:
                 os.close(fd)
 
@@ -144,15 +152,22 @@ class Control:
             with Blocked():
                 self._end()
 
+    def resume(self) -> None:
+        """After an exception of a signal handler: go on."""
+        with Blocked(), self._lock:
+            self._flush()
+        self.on_ready(EPOLLIN)
+
     def _handle(self, message: Message, fds: list[int]) -> None:
         number = getattr(message, "request", None)
         if number is None:
             self._on_message(message, fds)
             return
-        request = self._requests.pop(number, None)
+        request = self._requests.get(number)
         if request is not None:
             request.answer = message
             self._reactor.touched += (request,)
+            del self._requests[number]
 
     def _end(self) -> None:
         if self.is_open:

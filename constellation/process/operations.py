@@ -57,6 +57,10 @@ class Operation(Generic[T]):
         """Take the operation back; False when it is too late and it will complete. Internal."""
         return True
 
+    def can_rewind(self) -> bool:
+        """Whether `withdraw` would still undo it whole. Internal, for select."""
+        return True
+
     def runtime(self) -> Runtime:
         """The runtime that drives it. Internal."""
         raise NotImplementedError
@@ -79,8 +83,15 @@ class Operation(Generic[T]):
             ConstellationError: What the operation itself raises.
         """
         self.begin()
-        if self.poll():
-            return self._result
+        try:
+            if self.poll():
+                return self._result
+        except BaseException:
+            reactor = self.runtime().reactor
+            reactor.deferred += (reactor.redo,)
+            self.withdraw()
+            reactor.rouse()
+            raise
         return self._block_slowly(timeout)
 
     def _block_slowly(self, timeout: float | None) -> T:
@@ -214,10 +225,14 @@ class _Select(_Many[tuple[int, Any]]):
         if self._chosen >= 0:
             return self._try(self._chosen)
         for index, operation in enumerate(self._operations):
+            if not operation.can_rewind():
+                self._chosen = index  # it has begun to leave since the last look: it is the winner, and completes soon
+                return self._try(index)
+        for index, operation in enumerate(self._operations):
             if self._try(index):
                 return True
-            if not _can_rewind(operation):
-                self._chosen = index  # it has begun to leave: it is the winner, and completes soon
+            if not operation.can_rewind():
+                self._chosen = index
                 return False
         return False
 
@@ -235,25 +250,22 @@ class _Select(_Many[tuple[int, Any]]):
 
     def _release(self, winner: int) -> None:
         """The losers are as they were before, and may be used again."""
+        self._operations[winner]._state = DONE
         for index, operation in enumerate(self._operations):
-            if index == winner:
-                operation._state = DONE
-            elif operation.withdraw():
+            if index != winner and operation.withdraw():
                 operation._state = LOST
 
     def withdraw(self) -> bool:
         if self._chosen >= 0 and not self._operations[self._chosen].withdraw():
             return False
-        self._release(-1)
+        for operation in self._operations:
+            # One that is done gives back what it took; what it has sent is sent.
+            if operation.withdraw() and operation._state == OWNED:
+                operation._state = LOST
         return True
 
     def describe(self) -> str:
         return f"select({', '.join(operation.describe() for operation in self._operations)})"
-
-
-def _can_rewind(operation: Operation[Any]) -> bool:
-    check = getattr(operation, "can_rewind", None)
-    return check is None or bool(check())
 
 
 class _Join(_Many[list[Any]]):
@@ -277,8 +289,9 @@ class _Join(_Many[list[Any]]):
         return True
 
     def withdraw(self) -> bool:
-        results = [operation.withdraw() for operation in self._left]
-        for operation in self._left:
+        # Backwards, so that what two of them took from one channel is given back in its order.
+        results = [operation.withdraw() for operation in reversed(self._operations)]
+        for operation in self._operations:
             operation._state = DONE
         return all(results)
 

@@ -69,7 +69,7 @@ def _flat_size(kind: type, value: Any) -> int:
 class Large:
     """An encoded value that is not accepted at once, or does not fit into one frame."""
 
-    __slots__ = ("_at", "_channel", "_part", "_parts", "borrowed", "number", "size", "state", "what")
+    __slots__ = ("_at", "_channel", "_part", "_parts", "awaited", "borrowed", "number", "size", "state", "what")
 
     def __init__(self, channel: Outgoing, what: int, parts: Sequence[Buffer], *, borrowed: bool) -> None:
         self._channel = channel
@@ -78,6 +78,7 @@ class Large:
         self.what = what
         self.size = sum(map(len, self._parts))
         self.borrowed = borrowed
+        self.awaited = False  # an operation has found it incomplete
         self.number: int = channel.number
         self.state = WAITS
 
@@ -91,41 +92,51 @@ class Large:
         """The size of each part."""
         return [len(part) for part in self._parts]
 
-    def next_piece(self) -> memoryview:
-        """The next chunk. Moves on."""
+    def give(self, out: deque[Buffer]) -> None:
+        """Put the next chunk into ``out``. Moves on."""
         part, at = self._parts[self._part], self._at
         piece = part[at : at + settings.CHUNK]
-        if at + len(piece) >= len(part):
-            self._part, self._at = self._part + 1, 0  # commit
-            self._skip_empty()
-        else:
-            self._at = at + len(piece)
-        return piece
+        header = _HEADER.pack(len(piece), self.number, framing.CHUNK)
+        number, at = self._part, at + len(piece)
+        if at >= len(part):
+            number, at = self._next_part(number + 1), 0
+        out += (header, piece)
+        self._part = number
+        self._at = at  # commit, from `out` on
 
-    def _skip_empty(self) -> None:
-        while self._part < len(self._parts) and not len(self._parts[self._part]):
-            self._part += 1
+    def _next_part(self, number: int) -> int:
+        while number < len(self._parts) and not len(self._parts[number]):
+            number += 1
+        return number
 
     def start(self) -> None:
         """The layout has been queued; chunks follow."""
-        self._skip_empty()
+        self._part = self._next_part(0)
         self.state = STARTED
 
     def own(self) -> None:
         """Copy what is borrowed: its owner goes on before the last byte has left."""
         if self.borrowed:
             self._parts = [memoryview(bytes(part)) for part in self._parts]
+            # A chunk that is under way, too.
+            wire = self._channel.peer.wire
+            wire.out = deque([bytes(each) if type(each) is memoryview else each for each in wire.out])
             self.borrowed = False
 
     def whole(self) -> bytes:
         """All bytes, for a value that fits into one frame."""
         return b"".join(self._parts)
 
-    def left(self) -> None:
-        """Called by the wire when the last chunk has been written."""
+    def leave(self, bulk: deque[Large]) -> None:
+        """Called by the wire when the last chunk has been written and this stands first in ``bulk``."""
+        channel = self._channel
+        del bulk[0]
         self.state = LEFT
+        channel._current = None  # commit, from `del` on
+        channel.go_on()
         self._parts = []
-        self._channel.large_left(self)
+        if self.awaited:
+            channel.reactor.touch(channel)
 
 
 class Outgoing:
@@ -323,7 +334,8 @@ class Outgoing:
                 large.state = QUEUED
                 self._room = 0  # commit, from `_queue` on
                 self._pump()
-            return not large.borrowed or large.state == LEFT
+            large.awaited = large.borrowed and large.state != LEFT
+            return not large.awaited
 
     def withdraw(self, large: Large) -> bool:
         """Take back a send that has not completed. False when it has begun to leave: it is then accepted, as a copy."""
@@ -335,9 +347,18 @@ class Outgoing:
                 self._accepted -= large.size
                 large.state = WAITS
                 self._pump()
+                self.reactor.touch(self)  # another that waits for credit may go on
                 return True
             large.own()
             return False
+
+    def keep(self) -> None:
+        """An exception came into a send: what it has accepted leaves as it is now, and soon."""
+        with self.lock:
+            for large in (*self._queue, self._current):
+                if large is not None:
+                    large.own()
+        self.reactor.rouse()
 
     def seal(self) -> None:
         """Serialize the combined values as one frame. The lock must be held."""
@@ -347,10 +368,17 @@ class Outgoing:
         body = self._encode(values)[0]
         size = len(body)
         if size > settings.LARGEST_FRAME or size > self._room:  # a few huge ints: one by one then
-            self._combined = []
-            self._combined_size = 0
-            for value in values:
-                self.retry(Large(self, framing.ENCODED, self._encode(value), borrowed=False))
+            # They have been accepted, whatever the credit says now.
+            singles = deque([Large(self, framing.ENCODED, self._encode(value), borrowed=False) for value in values])
+            size = 0
+            for single in singles:
+                single.state = QUEUED
+                size += single.size
+            self._queue += singles
+            self._accepted += size
+            self._combined_size = self._room = 0
+            self._combined = []  # commit, from `_queue` on
+            self._pump()
             return
         frame = _HEADER.pack(size, self.number, framing.LIST) + body
         self.peer.wire.out += (frame,)
@@ -419,11 +447,8 @@ class Outgoing:
             self._wanted = 0
             self._pump()
 
-    def large_left(self, large: Large) -> None:
-        """A large value's last byte has been written. Called by the wire, with the lock."""
-        if self._current is large:
-            self._current = None
-        self.reactor.touched += (self,)
+    def go_on(self) -> None:
+        """Let leave what may now, after a large value has left or an exception came into the middle. With the lock."""
         if self._queue:
             self._pump()
         else:

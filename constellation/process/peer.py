@@ -252,6 +252,14 @@ class Peer:
         wire.bulk += fresh.bulk
         wire.flush()
 
+    def resume(self) -> None:
+        """After an exception of a signal handler: let leave what may."""
+        with self.lock:
+            for channel in list(self.outgoing_by_number.values()):
+                channel.go_on()
+                if channel.waiters:
+                    self.reactor.touched += (channel,)
+
     def abandon(self) -> None:
         """In a child that the user's program forked: let go of the links, without a word and without a lock."""
         for wire in (self.wire, self._back, *self._closing):

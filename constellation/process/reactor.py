@@ -31,7 +31,7 @@ import select as _select
 import signal
 import sys
 from collections.abc import Callable, Sized
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Protocol
 
 from constellation.core import settings
@@ -51,6 +51,23 @@ class Handler(Protocol):
     """What the reactor calls when a descriptor is ready."""
 
     def on_ready(self, events: int) -> None: ...
+
+    def resume(self) -> None:
+        """Finish what an exception of a signal handler came into; the role is held."""
+        ...
+
+
+class Deferred(Protocol):
+    """What the reactor has to do at its next wait."""
+
+    @property
+    def deferred(self) -> object:
+        """Whether there is still something to do."""
+        ...
+
+    def release(self) -> None:
+        """Do it."""
+        ...
 
 
 class Touched(Protocol):
@@ -79,7 +96,9 @@ class Reactor:
         self.sleeping = False  # whether a thread that would leave on a claim may be in epoll_wait
         self.turn = 0
         self.touched: list[Touched] = []
-        self.deferred: list[Wire] = []
+        self.deferred: list[Deferred] = []
+        self.redo = _Redo(self)  # put into `deferred` where an exception may have come into the middle of something
+        self.tell_waiting: Callable[[bool], None] | None = None  # where the node lends what waiting processes do not use
         self.loops = 0  # event loops that watch the epoll; while there are any, the background stays out
         self.main = _thread.get_ident()
         self.stopped = False
@@ -137,10 +156,10 @@ class Reactor:
                         self._spin_score += 1 if events else -1
                     if not events:
                         if deadline is None:
-                            events = poll_once()
+                            events = self._sleep(None)
                         else:
                             left = deadline - perf_counter()
-                            events = poll_once(left if left > 0 else 0)
+                            events = self._sleep(left if left > 0 else 0)
                             if left <= 0 and not events:
                                 return False
                     for fd, mask in events:
@@ -153,6 +172,7 @@ class Reactor:
                         self.flush_deferred()
         except BaseException:
             self.claim = False  # a Ctrl-C before the role was taken must not keep the background out
+            self.deferred += (self.redo,)
             raise
 
     def drive_briefly(self, operation: Pollable, others: Sized) -> bool:
@@ -191,6 +211,7 @@ class Reactor:
                 return False
         except BaseException:
             self.claim = False
+            self.deferred += (self.redo,)
             raise
 
     def drive_aside(self, operation: Pollable, deadline: float | None, sleep: Callable[[float | None], None]) -> bool:
@@ -213,18 +234,22 @@ class Reactor:
                         left = -1.0 if deadline is None else deadline - perf_counter()
                         if deadline is not None and left <= 0:
                             return False
-                        self.handle(left)
+                        self.handle(left, waits=True)
                 finally:
                     self.sleeping = False
                     self.role.release()
                 continue  # claimed: whoever claimed takes the role now
             sleep(None if deadline is None else deadline - perf_counter())
 
-    def handle(self, timeout: float) -> bool:
-        """Poll once and handle what is there; the role must be held. Whether there was anything."""
+    def handle(self, timeout: float, *, waits: bool = False) -> bool:
+        """Poll once and handle what is there; the role must be held. Whether there was anything.
+
+        ``waits``: an operation of the program waits for it (and not only the background).
+        """
         if self.deferred:
             self.flush_deferred()
-        events = self.poll_once(timeout)
+            timeout = 0  # who waits for what this has brought looks first
+        events = self._sleep(None if timeout < 0 else timeout) if waits else self.poll_once(timeout)
         for fd, mask in events:
             handler = self.handlers.get(fd)
             if handler is not None:
@@ -253,11 +278,18 @@ class Reactor:
                 return self.handle(0)
         except BaseException:
             self.claim = False
+            self.deferred += (self.redo,)
             raise
 
     def wake(self) -> None:
         """Make a poller that is asleep look at `claim`."""
         os.eventfd_write(self.wake_fd, 1)
+
+    def touch(self, source: Touched) -> None:
+        """Tell those who wait for ``source``, from any thread."""
+        self.touched += (source,)
+        if not self.role._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks too
+            self.wake()
 
     def notify_touched(self) -> None:
         """Call those who wait for what has been touched."""
@@ -266,6 +298,30 @@ class Reactor:
             for notify in list(touched[0].waiters):
                 notify()
             del touched[0]
+
+    def _sleep(self, left: float | None) -> list[tuple[int, int]]:
+        """Sleep in the kernel until something is ready, or the time is over.
+
+        Where the node lends what a waiting process does not use, it is told after `settings.PATIENCE` in which the process
+        used next to no CPU time, and again when the process goes on.
+        """
+        tell = self.tell_waiting
+        if tell is None:
+            return self.poll_once(left)
+        while left is None or left > settings.PATIENCE:
+            before = process_time()
+            events = self.poll_once(settings.PATIENCE)
+            if events:
+                return events
+            if left is not None:
+                left -= settings.PATIENCE
+            if process_time() - before < settings.IDLE_CPU:
+                try:
+                    tell(True)
+                    return self.poll_once(left)
+                finally:
+                    tell(False)
+        return self.poll_once(left)
 
     def _may_spin(self) -> bool:
         """Whether to poll before sleeping: not where that has not paid lately, or others want the core.
@@ -296,8 +352,11 @@ class Reactor:
         """Write out what was deferred."""
         deferred = self.deferred
         while deferred:
-            deferred[0].release()
-            del deferred[:1]
+            first = deferred[0]
+            first.release()
+            # The background thread may have taken it out meanwhile. Without a call, as there.
+            if deferred and deferred[0] is first:
+                del deferred[0]
 
     def enter_loop(self) -> None:
         """An event loop watches the epoll from now on: the background keeps out."""
@@ -383,9 +442,9 @@ class Reactor:
             self.roused = False
             seen = self.turn
             self._idle.acquire(True, settings.TICK)
-            if self.deferred:
-                self._flush_aside()
-            elif self.turn == seen:
+            if self.deferred and self._flush_aside():
+                continue
+            if self.turn == seen:
                 # A claim is taken up within microseconds. One that stands for so long was lost to a Ctrl-C.
                 claimed = claimed + 1 if self.claim else 0
                 if claimed > _LOST_CLAIM:
@@ -393,12 +452,17 @@ class Reactor:
                 if not self.claim:
                     return
 
-    def _flush_aside(self) -> None:
-        """Write out what was deferred, beside the driver if there is one: the wires have locks of their own."""
-        for wire in tuple(self.deferred):
+    def _flush_aside(self) -> bool:
+        """Write out what was deferred, beside the driver if there is one: the wires have locks of their own.
+
+        What reads is left to the driver. Returns whether there was anything else.
+        """
+        wires = [wire for wire in self.deferred if wire is not self.redo]
+        for wire in wires:
             wire.release()
         # Without a call, so that nothing can be added between the look and the change.
         self.deferred[:] = [wire for wire in self.deferred if wire.deferred]
+        return bool(wires)
 
     def _drive_cold(self) -> None:
         self.sleeping = True
@@ -417,6 +481,28 @@ class _Wake:
             os.eventfd_read(self._fd)
         except BlockingIOError:
             pass
+
+    def resume(self) -> None:
+        """Nothing can be left over."""
+
+
+class _Redo:
+    """After an exception that may have come from a signal handler: go on wherever it came into the middle of something.
+
+    Stands among the deferred, so that looking for it costs nothing.
+    """
+
+    deferred = True
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+
+    def release(self) -> None:
+        """Have every handler go on."""
+        for handler in list(self._reactor.handlers.values()):
+            handler.resume()
+        if self._reactor.touched:
+            self._reactor.notify_touched()
 
 
 def _preemptions() -> int:

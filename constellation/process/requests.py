@@ -76,9 +76,11 @@ class _Asking(Operation[T]):
 
     def withdraw(self) -> bool:
         request = self._request
-        if request is not None and request.answer is None and self._runtime.control.is_open:
-            self._runtime.control.send(Cancel(request.number))
-        self._request = None
+        if request is not None and request.answer is None:  # an answer that has come is kept for the next use
+            self._request = None
+            self._runtime.control.forget(request)
+            if self._runtime.control.is_open:
+                self._runtime.control.send(Cancel(request.number))
         return True
 
     def runtime(self) -> Runtime:

@@ -91,10 +91,10 @@ class Wire:
     def release(self) -> None:
         """Write out what was deferred, combined values included."""
         with self.lock:
-            waiting, self.deferred = self.deferred, False
-            if waiting:
-                for channel in waiting:  # type: ignore[union-attr]  # True is never stored
+            if self.deferred:
+                for channel in self.deferred:  # type: ignore[union-attr]  # True is never stored
                     channel.seal()
+            self.deferred = False
             self.flush()
 
     def flush(self) -> None:
@@ -154,13 +154,10 @@ class Wire:
         """Put the next chunk of the large value whose turn it is into `out`; tell a value that it has left."""
         large = self.bulk[0]
         if large.at_end:
-            self.bulk.popleft()
-            large.left()
-            return
-        piece = large.next_piece()
-        self.bulk.rotate(-1)
-        self.out.append(_HEADER.pack(len(piece), large.number, _CHUNK))
-        self.out.append(piece)
+            large.leave(self.bulk)
+        else:
+            large.give(self.out)
+            self.bulk.rotate(-1)
 
     # Reading
 
@@ -186,6 +183,24 @@ class Wire:
             return
         except OSError:
             got += (b"",)
+        try:
+            self._take_in()
+        except framing.FrameError as error:
+            self.peer.on_broken(self, f"the peer sent {error}")
+
+    def resume(self) -> None:
+        """After an exception of a signal handler: write what was queued, and take in what had been read."""
+        self.release()
+        self.peer.resume()
+        if self.link is None:
+            return
+        try:
+            if self._body is not None and self._read_body(self.link):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            self._got += (b"",)
         try:
             self._take_in()
         except framing.FrameError as error:
