@@ -41,9 +41,6 @@ COMBINE_ITEM: Final = 4 << 10
 COMBINE_BYTES: Final = 64 << 10
 """A list of queued values leaves when they are about this many bytes."""
 
-COMBINE_COUNT: Final = 4096
-"""... or this many values: flat values of a few bytes each must not pile up for long."""
-
 COMBINE_TIME: Final = 100e-6
 """... or when the first one has waited for so long."""
 

@@ -13,6 +13,7 @@ import _thread
 import sys
 import typing
 from collections.abc import AsyncIterator, Iterator, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from constellation.core.errors import ChannelClosed, ChannelInUse, UsageError, WouldBlock
@@ -21,7 +22,7 @@ from constellation.core.settings import LARGEST_NAME
 from constellation.process import runtime as runtimes
 from constellation.process.incoming import NOTHING, Incoming
 from constellation.process.operations import FRESH, RUNNING, Operation, Source
-from constellation.process.outgoing import QUEUED, STARTED, WAITS, Large, Outgoing
+from constellation.process.outgoing import QUEUED, SCALAR_BYTES, SCALARS, STARTED, WAITS, Large, Outgoing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _getrefcount = sys.getrefcount
 _get_ident = _thread.get_ident
+_SIZE_OF = dict.fromkeys(SCALARS, SCALAR_BYTES)
+_NEVER = 1 << 62
 _ALONE = 2  # the local name and the argument of getrefcount
 # An end keeps its last operation for the next one (`_spare`). It must not keep the end in turn: an end that is dropped
 # parks its channel at once, not when the garbage collector comes by. So `_end` of a spare operation is None.
@@ -218,10 +221,24 @@ class _Send(Operation[None]):
         self._state = RUNNING
         end = self._end
         channel = end._channel
+        value = self._value
+        kind = type(value)
+        size = _SIZE_OF.get(kind)
+        if size is None:
+            size = len(value) if kind is str or kind is bytes else _NEVER
+        now = perf_counter()
+        if size < channel.lot and now < channel.lot_ends:
+            # A stream: the value is queued as it is, to be serialized with others. From the look on without a call, so
+            # that no other thread and no signal handler comes between (reactor.py).
+            channel.combined += (value,)
+            channel.lot -= size
+            end._spare = self
+            self._end = None  # type: ignore[assignment]  # see _ALONE
+            return
         if not channel.number or not end._open or end._runtime.is_foreign:
             end._ready()
         try:
-            large = channel.offer(self._value)
+            large = channel.offer(value)
         except BaseException:
             channel.reactor.deferred += (channel.reactor.redo,)
             channel.keep()

@@ -132,7 +132,7 @@ class Operation(Generic[T]):
         self._state = RUNNING
 
     def __del__(self) -> None:
-        if self._state == FRESH:
+        if getattr(self, "_state", DONE) == FRESH:  # a Ctrl-C may come before it is set
             warnings.warn(
                 f"{self.describe()}: was made and never run; call .block(), await it, or give it to select or join",
                 RuntimeWarning,

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from constellation.process.peer import Peer
     from constellation.process.wire import Wire
 
-_SCALARS = frozenset((int, float, bool, type(None)))
-_SCALAR_BYTES = 5  # in a pickled list, about
+SCALARS = frozenset((int, float, bool, type(None)))
+SCALAR_BYTES = 16
+"""What a scalar counts for: more than it takes in a pickled list, so that a lot has at most 4,096 of them."""
 _HEADER = framing.HEADER
 _INLINE = settings.INLINE
 _QUICK = settings.QUICK
 _COMBINE_AFTER = settings.COMBINE_AFTER
 _COMBINE_ITEM = settings.COMBINE_ITEM
 _COMBINE_BYTES = settings.COMBINE_BYTES
-_COMBINE_COUNT = settings.COMBINE_COUNT
 _COMBINE_TIME = settings.COMBINE_TIME
 _COMBINE_ROOM = 4 * settings.COMBINE_BYTES
 """Combine only while so much may leave: the size of what is queued is an estimate."""
@@ -56,14 +56,14 @@ def _flat_size(kind: type, value: Any) -> int:
         its = type(member)
         if its is str or its is bytes:
             size += len(member)
-        elif its not in _SCALARS:
+        elif its not in SCALARS:
             return 0
     if kind is dict:
         for key in value:
             if type(key) is not str:
                 return 0
             size += len(key)
-    return size + _SCALAR_BYTES * len(value)
+    return size + SCALAR_BYTES * len(value)
 
 
 class Large:
@@ -143,9 +143,9 @@ class Outgoing:
     """One incarnation of a channel, at its sender. What changes it holds the peer's lock."""
 
     __slots__ = (
-        "_accepted", "_combined", "_combined_size", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room",
-        "_sent", "_since", "_streak", "_turn", "_wanted", "closed", "incarnation", "lock", "name", "number", "over",
-        "peer", "reactor", "stated_type", "waiters",
+        "_accepted", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room", "_sealing", "_sent",
+        "_since", "_streak", "_turn", "_wanted", "closed", "combined", "incarnation", "lock", "lot", "lot_ends", "name",
+        "number", "over", "peer", "reactor", "stated_type", "waiters",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, name: str, incarnation: int) -> None:
@@ -166,8 +166,10 @@ class Outgoing:
         self._queue: deque[Large] = deque()  # accepted, may not leave yet
         self._current: Large | None = None
         self._wanted = 0
-        self._combined: list[Any] = []
-        self._combined_size = 0
+        self.combined: list[Any] = []
+        self._sealing: list[Any] | None = None  # what is being serialized, should a Ctrl-C come
+        self.lot = 0
+        self.lot_ends = 0.0
         self._since = self._last = 0.0
         self._streak = 0
         self._turn = -1
@@ -192,8 +194,8 @@ class Outgoing:
         self._last = now
         if self._streak > _COMBINE_AFTER:
             # Queued as it is? Only what nobody can change, and whose size is known without looking into it.
-            if kind in _SCALARS:
-                size = _SCALAR_BYTES
+            if kind in SCALARS:
+                size = SCALAR_BYTES
             elif kind is str or kind is bytes:
                 size = len(value)
             elif kind is dict or kind is tuple:
@@ -204,22 +206,36 @@ class Outgoing:
                 size = 0
             if not 0 < size <= _COMBINE_ITEM:
                 return self._offer_encoded(kind, value, now)
+            if size < self.lot and now < self.lot_ends:
+                self.combined += (value,)
+                self.lot -= size  # commit, from the look on
+                return None
             with self.lock:
-                if self._combined_size + _COMBINE_ROOM < self._room and self.over is None and not self._queue:
-                    if not self._combined:
-                        self._since = now
-                        self._defer(self.peer.wire, True)
-                    self._combined += (value,)
-                    self._combined_size += size  # commit
-                    if (
-                        now - self._since > _COMBINE_TIME
-                        or self._combined_size > _COMBINE_BYTES
-                        or len(self._combined) >= _COMBINE_COUNT
-                    ):
-                        self.peer.wire.release()
-                        self._turn = reactor.turn
+                if not self.combined:
+                    self._begin_lot(now)
+                if size < self.lot and now < self.lot_ends:
+                    self.combined += (value,)
+                    self.lot -= size  # commit
+                    return None
+                self.peer.wire.release()
+                self._turn = reactor.turn
+                self._begin_lot(now)
+                if size < self.lot:
+                    self.combined += (value,)
+                    self.lot -= size  # commit
                     return None
         return self._offer_encoded(kind, value, now)
+
+    def _begin_lot(self, now: float) -> None:
+        """Begin to combine, if so much may leave: `lot` is how many bytes may still be added until `lot_ends`.
+
+        While `lot` is above zero the channel is open and in order, and a send may add to `combined` without a lock.
+        """
+        lot = min(_COMBINE_BYTES, self._room - _COMBINE_ROOM)
+        if lot > 0 and self.over is None and not self._queue and self._sealing is None:
+            self.lot_ends = now + _COMBINE_TIME
+            self._defer(self.peer.wire, True)
+            self.lot = lot
 
     def _offer_encoded(self, kind: type, value: Any, now: float) -> Large | None:
         if kind is bytes:
@@ -233,7 +249,7 @@ class Outgoing:
         if len(buffers) > 1 or size > _INLINE:
             return self._offer_large(framing.ENCODED, buffers)
         with self.lock:
-            if self._combined:
+            if self.combined or self._sealing is not None:
                 self.seal()
             if size > self._room or self._queue or self._current is not None:
                 return self._offer_slow(Large(self, framing.ENCODED, buffers, borrowed=False))
@@ -271,7 +287,7 @@ class Outgoing:
         if size > _INLINE:
             return self._settle(Large(self, framing.BYTES, (value,), borrowed=False))
         with self.lock:
-            if self._combined:
+            if self.combined or self._sealing is not None:
                 self.seal()
             if size > self._room or self._queue or self._current is not None:
                 return self._offer_slow(Large(self, framing.BYTES, (value,), borrowed=False))
@@ -300,7 +316,7 @@ class Outgoing:
 
     def _settle(self, large: Large) -> Large | None:
         with self.lock:
-            if self._combined:
+            if self.combined or self._sealing is not None:
                 self.seal()
             return self._offer_slow(large)
 
@@ -362,31 +378,38 @@ class Outgoing:
 
     def seal(self) -> None:
         """Serialize the combined values as one frame. The lock must be held."""
-        values = self._combined
-        if not values:
-            return
-        body = self._encode(values)[0]
-        size = len(body)
-        if size > settings.LARGEST_FRAME or size > self._room:  # a few huge ints: one by one then
-            # They have been accepted, whatever the credit says now.
-            singles = deque([Large(self, framing.ENCODED, self._encode(value), borrowed=False) for value in values])
-            size = 0
-            for single in singles:
-                single.state = QUEUED
-                size += single.size
-            self._queue += singles
+        while True:
+            values = self._sealing
+            if values is None:
+                values = self.combined
+                if not values:
+                    return
+                self._sealing = values
+                self.combined = []
+                self.lot = (
+                    0  # commit, from `_sealing` on: what is added without a lock goes into the new list, or nowhere
+                )
+            body = self._encode(values)[0]
+            size = len(body)
+            if size > settings.LARGEST_FRAME or size > self._room:  # a few huge ints: one by one then
+                # They have been accepted, whatever the credit says now.
+                singles = deque([Large(self, framing.ENCODED, self._encode(value), borrowed=False) for value in values])
+                size = 0
+                for single in singles:
+                    single.state = QUEUED
+                    size += single.size
+                self._queue += singles
+                self._accepted += size
+                self._room = 0
+                self._sealing = None  # commit, from `_queue` on
+                self._pump()
+                continue
+            frame = _HEADER.pack(size, self.number, framing.LIST) + body
+            self.peer.wire.out += (frame,)
             self._accepted += size
-            self._combined_size = self._room = 0
-            self._combined = []  # commit, from `_queue` on
-            self._pump()
-            return
-        frame = _HEADER.pack(size, self.number, framing.LIST) + body
-        self.peer.wire.out += (frame,)
-        self._accepted += size
-        self._sent += size
-        self._room -= size
-        self._combined_size = 0
-        self._combined = []  # commit, from `out` on
+            self._sent += size
+            self._room -= size
+            self._sealing = None  # commit, from `out` on
 
     def _defer(self, wire: Wire, combined: bool) -> None:
         if wire.deferred is False:
@@ -476,12 +499,12 @@ class Outgoing:
     @property
     def is_drained(self) -> bool:
         """Whether all that was accepted has been given to the wire, or nobody will take it."""
-        return self.over is not None or not (self._queue or self._combined or self._current)
+        return self.over is not None or not (self._queue or self.combined or self._sealing or self._current)
 
     @property
     def held(self) -> int:
         """Bytes that are accepted and have not left."""
-        return sum(large.size for large in self._queue) + self._combined_size
+        return sum(large.size for large in self._queue) + len(self.combined) * SCALAR_BYTES
 
     # Ending
 
@@ -500,8 +523,9 @@ class Outgoing:
                 self.over = error
             self._room = 0
             self._queue.clear()
-            self._combined = []
-            self._combined_size = 0
+            self.combined = []
+            self._sealing = None
+            self.lot = 0
         self.reactor.touched += (self,)
 
     def close(self) -> None:
@@ -509,7 +533,7 @@ class Outgoing:
         with self.lock:
             if self.closed:
                 return
-            if self._combined:
+            if self.combined or self._sealing is not None:
                 self.seal()
             self.closed = True
             self._room = 0

@@ -268,6 +268,8 @@ class Peer:
                 wire.link = None
         for channel in self._incoming.values():
             channel.values.clear()  # what is looked at first, before the process is asked who it is
+        for sending in self._sending.values():
+            sending.lot = 0
 
     # Frames
 
