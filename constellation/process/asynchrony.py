@@ -159,7 +159,7 @@ class _AsyncioWatcher:
         try:
             while not operation.poll():
                 if reactor.deferred:
-                    reactor.flush_deferred()
+                    reactor.flush_aside()
                 yield from future
                 future = loop.create_future()
         finally:
@@ -248,7 +248,7 @@ class _TrioWatcher:
         try:
             while not operation.poll():
                 if self._reactor.deferred:
-                    self._reactor.flush_deferred()
+                    self._reactor.flush_aside()
                 parked = True
                 yield from trio.lowlevel.wait_task_rescheduled(abort).__await__()
         finally:

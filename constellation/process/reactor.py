@@ -9,9 +9,13 @@ thread does (`core/driver.py` is the model of this hand-over; its tests walk thr
 * PARKED: `turn` stood still and the role was taken: somebody waits. The background thread waits for the role itself, in
   the kernel: an idle process wakes nobody, and when the waiter leaves, however it leaves, somebody drives.
 
-A foreground thread that finds the role taken sets `claim`, then writes the eventfd if a poller may be asleep; a poller
-reads `claim` before each poll. Only the main thread may be interrupted (Ctrl-C), so it takes the role by `with` on the C
-lock and nothing else: between the lock and the block no signal handler can run.
+* IDLE: an event loop watches the epoll. The background thread waits for `_idle` until there is none.
+
+The main thread holds `claim`, a lock, while it wants or has the role, and writes the eventfd if a poller may be asleep;
+the others look at `claim` before they take the role and before each poll. Only the main thread may be interrupted
+(Ctrl-C), so it takes both by `with` on the C lock and nothing else: between the lock and the block no signal handler can
+run. (A flag in the place of `claim` can be left standing by two Ctrl-C, and who clears it then cannot know whether the
+main thread is only slow.)
 
 Rules that the rest of this package relies on:
 
@@ -35,16 +39,13 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Protocol
 
 from constellation.core import settings
+from constellation.core.errors import ConstellationError
 
 if TYPE_CHECKING:
     from constellation.process.wire import Wire
 
 EPOLLIN = _select.EPOLLIN
 EPOLLOUT = _select.EPOLLOUT
-
-
-_LOST_CLAIM = 50
-"""Ticks after which a claim that nobody takes up is taken for lost: 100 ms."""
 
 
 class Handler(Protocol):
@@ -92,7 +93,7 @@ class Reactor:
         self.poll_once = self.epoll.poll
         self.handlers: dict[int, Handler] = {}
         self.role = _thread.RLock()
-        self.claim = False
+        self.claim = _thread.RLock()
         self.sleeping = False  # whether a thread that would leave on a claim may be in epoll_wait
         self.turn = 0
         self.touched: list[Touched] = []
@@ -134,45 +135,44 @@ class Reactor:
         Blocks. Called by the main thread, or by another thread that has no other driver (see `drive_aside`).
         """
         try:
-            self.claim = True
-            if self.sleeping:
-                self.wake()
-            with self.role:
-                self.claim = False
-                self.turn += 1
-                if self.deferred:
-                    self.flush_deferred()
-                # Kept in locals: this loop is the round trip.
-                poll_once, handlers, poll = self.poll_once, self.handlers, operation.poll
-                while True:
-                    if poll():
-                        return True
-                    events: list[tuple[int, int]] = []
-                    if self.spin and self._may_spin():
-                        until = perf_counter() + self.spin
-                        events = poll_once(0)
-                        while not events and perf_counter() < until:
-                            events = poll_once(0)
-                        self._spin_score += 1 if events else -1
-                    if not events:
-                        if deadline is None:
-                            events = self._sleep(None)
-                        else:
-                            left = deadline - perf_counter()
-                            events = self._sleep(left if left > 0 else 0)
-                            if left <= 0 and not events:
-                                return False
-                    for fd, mask in events:
-                        handler = handlers.get(fd)
-                        if handler is not None:
-                            handler.on_ready(mask)
-                    if self.touched:
-                        self.notify_touched()
+            with self.claim:
+                if self.sleeping:
+                    self.wake()
+                with self.role:
+                    self.turn += 1
                     if self.deferred:
                         self.flush_deferred()
+                    # Kept in locals: this loop is the round trip.
+                    poll_once, handlers, poll = self.poll_once, self.handlers, operation.poll
+                    while True:
+                        if poll():
+                            return True
+                        events: list[tuple[int, int]] = []
+                        if self.spin and self._may_spin():
+                            until = perf_counter() + self.spin
+                            events = poll_once(0)
+                            while not events and perf_counter() < until:
+                                events = poll_once(0)
+                            self._spin_score += 1 if events else -1
+                        if not events:
+                            if deadline is None:
+                                events = self._sleep(None)
+                            else:
+                                left = deadline - perf_counter()
+                                events = self._sleep(left if left > 0 else 0)
+                                if left <= 0 and not events:
+                                    return False
+                        for fd, mask in events:
+                            handler = handlers.get(fd)
+                            if handler is not None:
+                                handler.on_ready(mask)
+                        if self.touched:
+                            self.notify_touched()
+                        if self.deferred:
+                            self.flush_deferred()
         except BaseException:
-            self.claim = False  # a Ctrl-C before the role was taken must not keep the background out
             self.deferred += (self.redo,)
+            self.rouse()
             raise
 
     def drive_briefly(self, operation: Pollable, others: Sized) -> bool:
@@ -186,49 +186,53 @@ class Reactor:
             Whether the operation is done.
         """
         try:
-            self.claim = True
-            if self.sleeping:
-                self.wake()
-            with self.role:
-                self.claim = False
-                self.turn += 1
-                if self.deferred:
-                    self.flush_deferred()
-                poll_once, until = self.poll_once, perf_counter() + self.spin
-                while not others:
-                    events = poll_once(0)
-                    if events:
-                        for fd, mask in events:
-                            handler = self.handlers.get(fd)
-                            if handler is not None:
-                                handler.on_ready(mask)
-                        if self.touched:
-                            self.notify_touched()
-                        if operation.poll():
-                            return True
-                    elif perf_counter() > until:
-                        break
-                return False
+            with self.claim:
+                if self.sleeping:
+                    self.wake()
+                with self.role:
+                    self.turn += 1
+                    if self.deferred:
+                        self.flush_deferred()
+                    poll_once, until = self.poll_once, perf_counter() + self.spin
+                    while not others:
+                        events = poll_once(0)
+                        if events:
+                            for fd, mask in events:
+                                handler = self.handlers.get(fd)
+                                if handler is not None:
+                                    handler.on_ready(mask)
+                            if self.touched:
+                                self.notify_touched()
+                            if operation.poll():
+                                return True
+                        elif perf_counter() > until:
+                            break
+                    return False
         except BaseException:
-            self.claim = False
             self.deferred += (self.redo,)
+            self.rouse()
             raise
 
     def drive_aside(self, operation: Pollable, deadline: float | None, sleep: Callable[[float | None], None]) -> bool:
         """Drive from a thread that is not the main one: leave when the main thread claims the role, then ``sleep``.
 
         ``sleep(seconds)`` returns when the operation's channel has been touched, or at the time. Blocks.
+
+        Raises:
+            ConstellationError: The reactor has been stopped.
         """
         while True:
             if operation.poll():
                 return True
             if deadline is not None and perf_counter() >= deadline:
                 return False
-            if self.role.acquire(False):
+            if self.stopped:
+                raise ConstellationError("this process has left its deployment: nothing comes any more")
+            if not self.is_claimed() and self.role.acquire(False):
                 try:
                     self.turn += 1
                     self.sleeping = True
-                    while not self.claim:
+                    while not (self.is_claimed() or self.stopped):
                         if operation.poll():
                             return True
                         left = -1.0 if deadline is None else deadline - perf_counter()
@@ -265,21 +269,27 @@ class Reactor:
                 return False  # who drives handles it, and tells
             try:
                 self.turn += 1
-                return self.handle(0)
+                return not self.stopped and self.handle(0)
             finally:
                 self.role.release()
         try:
-            self.claim = True
-            if self.sleeping:
-                self.wake()
-            with self.role:
-                self.claim = False
-                self.turn += 1
-                return self.handle(0)
+            with self.claim:
+                if self.sleeping:
+                    self.wake()
+                with self.role:
+                    self.turn += 1
+                    return self.handle(0)
         except BaseException:
-            self.claim = False
             self.deferred += (self.redo,)
+            self.rouse()
             raise
+
+    def is_claimed(self) -> bool:
+        """Whether the main thread has the role or waits for it. For other threads."""
+        if not self.claim.acquire(False):
+            return True
+        self.claim.release()
+        return False
 
     def wake(self) -> None:
         """Make a poller that is asleep look at `claim`."""
@@ -349,14 +359,20 @@ class Reactor:
             self.rouse()
 
     def flush_deferred(self) -> None:
-        """Write out what was deferred."""
+        """Write out what was deferred; the role must be held."""
         deferred = self.deferred
         while deferred:
             first = deferred[0]
             first.release()
-            # The background thread may have taken it out meanwhile. Without a call, as there.
-            if deferred and deferred[0] is first:
-                del deferred[0]
+            # It stays where it has been deferred again meanwhile, and the background may have taken it out.
+            if deferred and deferred[0] is first and not first.deferred:
+                del deferred[0]  # commit, from the `if` on
+
+    def flush_aside(self) -> None:
+        """Write out what was deferred, without the role: wires have locks of their own. What reads (`redo`) has to wait."""
+        for wire in tuple(self.deferred):
+            if wire is not self.redo:
+                wire.release()
 
     def enter_loop(self) -> None:
         """An event loop watches the epoll from now on: the background keeps out."""
@@ -391,7 +407,9 @@ class Reactor:
         self.rouse()
         if self._ended is not None:
             self._ended.acquire()
-        self.epoll.close()
+        with self.role:  # who waits in another thread has seen `stopped`, or waits for the role and will
+            self.notify_touched()
+            self.epoll.close()
         os.close(self.wake_fd)
 
     def rouse(self) -> None:
@@ -425,6 +443,8 @@ class Reactor:
                         self.role.release()
                 else:
                     self.state = "parked"
+                    if self.deferred:  # while the state was another, who deferred it relied on us
+                        self._flush_for_others()
                     # Free when the waiter leaves, however it leaves. It will most likely come again: HOT first.
                     self.role.acquire()
                     self.role.release()
@@ -436,37 +456,33 @@ class Reactor:
                 self._ended.release()
 
     def _stay_hot(self) -> None:
-        """Return when `turn` has stood still for a tick and nobody is about to take the role."""
-        claimed = 0
+        """Return when `turn` has stood still for a tick."""
         while not self.stopped:
             self.roused = False
             seen = self.turn
             self._idle.acquire(True, settings.TICK)
-            if self.deferred and self._flush_aside():
+            if self.deferred and self._flush_for_others():
                 continue
             if self.turn == seen:
-                # A claim is taken up within microseconds. One that stands for so long was lost to a Ctrl-C.
-                claimed = claimed + 1 if self.claim else 0
-                if claimed > _LOST_CLAIM:
-                    self.claim = False
-                if not self.claim:
-                    return
+                return
 
-    def _flush_aside(self) -> bool:
-        """Write out what was deferred, beside the driver if there is one: the wires have locks of their own.
+    def _flush_for_others(self) -> bool:
+        """Write out what was deferred, beside the driver if there is one. Whether there was anything.
 
-        What reads is left to the driver. Returns whether there was anything else.
+        What reads (`redo`) is left to the driver. A wire is taken out first: it may be deferred again at any moment.
         """
         wires = [wire for wire in self.deferred if wire is not self.redo]
         for wire in wires:
+            try:
+                self.deferred.remove(wire)
+            except ValueError:
+                pass  # the driver was faster
             wire.release()
-        # Without a call, so that nothing can be added between the look and the change.
-        self.deferred[:] = [wire for wire in self.deferred if wire.deferred]
         return bool(wires)
 
     def _drive_cold(self) -> None:
         self.sleeping = True
-        while not (self.claim or self.roused or self.loops or self.stopped):
+        while not (self.is_claimed() or self.roused or self.loops or self.stopped):
             self.handle(-1)
 
 
@@ -492,7 +508,7 @@ class _Redo:
     Stands among the deferred, so that looking for it costs nothing.
     """
 
-    deferred = True
+    deferred = False  # once it has been released
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
