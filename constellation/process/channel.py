@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _thread
 import sys
+import types
 import typing
 from collections.abc import AsyncIterator, Iterator, Sequence
 from time import perf_counter
@@ -506,17 +507,21 @@ def type_text(stated: Any) -> str:
     """A type as canonical text: the same in every process of a program; empty for what matches all."""
     if stated is object or stated is Any or isinstance(stated, TypeVar):
         return ""
-    if stated is None:
+    if stated is None or stated is types.NoneType:
         return "None"
     if isinstance(stated, str):
         return stated
+    if isinstance(stated, typing.ForwardRef):
+        return stated.__forward_arg__
     origin = typing.get_origin(stated)
     if origin is not None:
-        inner = ", ".join(
+        inner = [
             "[" + ", ".join(map(type_text, one)) + "]" if isinstance(one, list) else type_text(one) or "Any"
             for one in typing.get_args(stated)
-        )
-        return f"{type_text(origin)}[{inner}]"
+        ]
+        if origin is typing.Union or origin is types.UnionType:
+            return " | ".join(sorted(inner))  # Optional[int], int | None and None | int are one type
+        return f"{type_text(origin)}[{', '.join(inner)}]" if inner else type_text(origin)
     if isinstance(stated, type):
         module = stated.__module__
         return stated.__qualname__ if module == "builtins" else f"{module}.{stated.__qualname__}"

@@ -312,6 +312,7 @@ class Incoming:
         """The sender has closed this incarnation."""
         if self.ended is None:
             self.ended = ChannelClosed(f"the sender {self.peer.pid} has closed {self.describe()}")
+        self._assembly = None  # begun, and given up where this end has been closed
         self.settle()
         self.peer.reactor.touched += (self,)
 

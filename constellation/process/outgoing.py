@@ -526,6 +526,9 @@ class Outgoing:
             self.combined = []
             self._sealing = None
             self.lot = 0
+            if self._current is not None and self._current in self.peer.wire.bulk:
+                self.peer.wire.bulk.remove(self._current)  # the rest of it interests nobody
+            self._current = None
         self.reactor.touched += (self,)
 
     def close(self) -> None:

@@ -292,16 +292,20 @@ class Peer:
             elif kind == framing.OPEN:
                 self._on_open(number, *framing.read_open(payload))
             elif kind == framing.CLOSE:
-                incoming = self.incoming_by_number.pop(number, None)
+                incoming = self.incoming_by_number.get(number)
                 if incoming is not None:
                     incoming.end()
                     if incoming.discarding:
                         self._incoming.pop((incoming.name, incoming.incarnation), None)
+                    self.incoming_by_number.pop(number, None)
                     self._say_bye()
             elif kind == framing.REFUSE:
-                outgoing = self.outgoing_by_number.pop(number, None)
+                outgoing = self.outgoing_by_number.get(number)
                 if outgoing is not None:
                     outgoing.refused(payload.decode(errors="replace"))
+                    # Nothing follows: the receiver may forget this incarnation.
+                    self.wire.put(framing.encode_frame(framing.CLOSE, number))
+                    self.outgoing_by_number.pop(number, None)
                     self._say_bye()
             elif kind == framing.WANT:
                 size, leaving = framing.WANTED.unpack(payload)
