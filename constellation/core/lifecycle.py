@@ -232,6 +232,8 @@ class KnownEnd(NamedTuple):
     pid: Pid
     code: int | None
     signum: int | None
+    memory: str | None = None
+    """Why it was killed, where that was for want of memory: a whole cause; None: it was not, or nobody knows."""
     killer: str | None = None
     """Who asked for the end: "process 3fecd01", "Ctrl-C", ...; None: nobody that we know."""
     exception: tuple[str, str] | None = None
@@ -251,8 +253,8 @@ _ASKED_ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP}
 def certificate(end: KnownEnd) -> ExitStatus:
     """Write the death certificate of a process.
 
-    A good end needs no words. The cause is the first of these that is known: who killed it, the exception, the loss of
-    the template, what was not delivered, what it did wrong towards us.
+    A good end needs no words, but for one that came over a link. The cause is the first of these that is known: want of
+    memory, who killed it, the exception, the loss of the template, what was not delivered, what it did wrong towards us.
 
     Args:
         end: What is known.
@@ -260,7 +262,7 @@ def certificate(end: KnownEnd) -> ExitStatus:
     Returns:
         The certificate; for a good end only with Pid, code and node.
     """
-    if end.code == 0 and end.undelivered == 0:
+    if end.code == 0 and end.undelivered == 0 and not _is_linked(end):
         return ExitStatus(end.pid, 0, None, node=end.node)
     return ExitStatus(
         end.pid,
@@ -274,10 +276,19 @@ def certificate(end: KnownEnd) -> ExitStatus:
     )
 
 
+def _is_linked(end: KnownEnd) -> bool:
+    """Whether somebody else's end was the reason."""
+    return end.killer is not None and end.killer.startswith(LINKED)
+
+
 def _cause(end: KnownEnd) -> str | None:
+    if end.memory is not None:
+        return end.memory
     by_signal = end.signum if end.signum is not None else (end.code or 0) - 128
     if end.killer is not None and by_signal in _ASKED_ENDS:
-        return end.killer if end.killer.startswith(LINKED) else f"killed by {end.killer}"
+        return end.killer if _is_linked(end) else f"killed by {end.killer}"
+    if end.code == 0 and _is_linked(end):
+        return end.killer
     if end.exception is not None:
         name, text = end.exception
         return f"uncaught {name}: {text}" if text else f"uncaught {name}"

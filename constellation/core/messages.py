@@ -145,7 +145,11 @@ class Closed(NamedTuple):
 
 
 class Fork(NamedTuple):
-    """node -> template: fork one process. Descriptors: control, stdout, stderr, and the payload's memfd if any."""
+    """node -> template: fork one process.
+
+    Descriptors: control, stdout, stderr, the payload's memfd where ``payload`` is empty, and the entrances of control
+    groups, to each of which the process writes "0".
+    """
 
     process: int
     pid: bytes

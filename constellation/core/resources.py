@@ -14,8 +14,22 @@ from typing import Any
 from constellation.core.errors import UsageError
 
 MILLIONTHS = 1_000_000
-DEFAULT_MEM = 100 << 20  # as in the original
-DEFAULT_CPU = 1 / 16  # as in the original
+
+
+class _DefaultMem(int):
+    """A number that nobody wrote."""
+
+    __slots__ = ()
+
+
+class _DefaultCpu(float):
+    """A number that nobody wrote."""
+
+    __slots__ = ()
+
+
+DEFAULT_MEM = _DefaultMem(100 << 20)  # as in the original
+DEFAULT_CPU = _DefaultCpu(1 / 16)  # as in the original
 LARGEST_MEM = 1 << 62
 LARGEST_AMOUNT = 10**9
 
@@ -28,6 +42,10 @@ _UNITS = {
 # At most 20 digits, for int() and float() have limits of their own, with errors of their own.
 _MEM_TEXT = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)\s*\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+
+_MEM_WRITTEN = 1
+_CPU_WRITTEN = 2
+_ALL_WRITTEN = _MEM_WRITTEN | _CPU_WRITTEN
 
 
 def parse_mem(value: object) -> int:
@@ -95,29 +113,34 @@ class Resources:
         UsageError: A value below zero, not finite, or not to be read.
     """
 
-    __slots__ = ("_cpu", "_custom", "_mem")
+    __slots__ = ("_cpu", "_custom", "_mem", "_written")
 
     _mem: int
     _cpu: int
     _custom: tuple[tuple[str, int], ...]
+    _written: int
 
     def __init__(self, mem: int | float | str = DEFAULT_MEM, cpu: float = DEFAULT_CPU, **custom: float) -> None:
         for name in custom:
             if not _NAME.match(name):
                 raise UsageError(f"cannot use a resource named {name!r}: expected letters, digits, '_', '.', '-'")
         amounts = tuple(sorted((name, parse_amount(name, value)) for name, value in custom.items()))
-        self._fill(parse_mem(mem), parse_amount("cpu", cpu), amounts)
+        written = (0 if type(mem) is _DefaultMem else _MEM_WRITTEN) | (0 if type(cpu) is _DefaultCpu else _CPU_WRITTEN)
+        self._fill(parse_mem(mem), parse_amount("cpu", cpu), amounts, written)
 
-    def _fill(self, mem: int, cpu: int, custom: tuple[tuple[str, int], ...]) -> None:
+    def _fill(self, mem: int, cpu: int, custom: tuple[tuple[str, int], ...], written: int) -> None:
         object.__setattr__(self, "_mem", mem)
         object.__setattr__(self, "_cpu", cpu)
         object.__setattr__(self, "_custom", tuple(item for item in custom if item[1]))
+        object.__setattr__(self, "_written", written)
 
     @classmethod
-    def exact(cls, mem: int, cpu: int, custom: tuple[tuple[str, int], ...] = ()) -> Resources:
+    def exact(
+        cls, mem: int, cpu: int, custom: tuple[tuple[str, int], ...] = (), written: int = _ALL_WRITTEN
+    ) -> Resources:
         """From bytes and millionths that have been checked before."""
         made = cls.__new__(cls)
-        made._fill(mem, cpu, tuple(sorted(custom)))
+        made._fill(mem, cpu, tuple(sorted(custom)), written)
         return made
 
     @property
@@ -144,6 +167,11 @@ class Resources:
     def custom_millionths(self) -> tuple[tuple[str, int], ...]:
         """Custom amounts in millionths, sorted by name."""
         return self._custom
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Which of ``mem`` and ``cpu`` somebody wrote, and are no defaults. Two that differ in this only are equal."""
+        return tuple(name for name, bit in (("mem", _MEM_WRITTEN), ("cpu", _CPU_WRITTEN)) if self._written & bit)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"cannot set {name!r}: Resources are immutable")
@@ -199,7 +227,7 @@ class Resources:
         return hash((self._mem, self._cpu, self._custom))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Resources.exact, (self._mem, self._cpu, self._custom))
+        return (Resources.exact, (self._mem, self._cpu, self._custom, self._written))
 
     def __str__(self) -> str:
         cpu = f"{format_amount(self._cpu)} core{'' if self._cpu == MILLIONTHS else 's'}"
@@ -212,8 +240,11 @@ class Resources:
         return f"Resources(mem={self._mem}, cpu={format_amount(self._cpu)}{custom})"
 
     def to_fields(self) -> list[Any]:
-        """Plain values for a control message."""
-        return [self._mem, self._cpu, [list(item) for item in self._custom]]
+        """Plain values for a control message; a last one says what is written, where that is not all."""
+        fields: list[Any] = [self._mem, self._cpu, [list(item) for item in self._custom]]
+        if self._written != _ALL_WRITTEN:
+            fields.append(self._written)
+        return fields
 
     @classmethod
     def from_fields(cls, fields: list[Any]) -> Resources:
@@ -223,7 +254,7 @@ class Resources:
             ValueError: The fields are not those of Resources.
         """
         try:
-            mem, cpu, custom = fields
+            mem, cpu, custom, written = fields if len(fields) == 4 else (*fields, _ALL_WRITTEN)
             pairs = tuple((name, amount) for name, amount in custom)
         except (TypeError, ValueError) as error:
             raise ValueError(f"cannot read resources from {reprlib.repr(fields)}: {error}") from error
@@ -232,12 +263,16 @@ class Resources:
             raise ValueError(
                 f"cannot read resources from {reprlib.repr(fields)}: expected whole amounts from 0 to {LARGEST_MEM}"
             )
+        if type(written) is not int or not 0 <= written <= _ALL_WRITTEN:
+            raise ValueError(
+                f"cannot read resources from {reprlib.repr(fields)}: expected 0 to {_ALL_WRITTEN} at the end"
+            )
         names = {name for name, _ in pairs if type(name) is str and _NAME.match(name)}
         if len(names) != len(pairs):
             raise ValueError(
                 f"cannot read resources from {reprlib.repr(fields)}: expected different names of letters and digits"
             )
-        return cls.exact(mem, cpu, pairs)
+        return cls.exact(mem, cpu, pairs, written)
 
     def describe(self) -> dict[str, float]:
         """For the JSON events: mem in bytes, cpu in cores, custom amounts by name."""

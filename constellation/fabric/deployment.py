@@ -30,9 +30,10 @@ from constellation.core.lifecycle import (
 from constellation.core.output import Renderer
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
-from constellation.fabric import keeper
+from constellation.fabric import cgroups, keeper
 from constellation.fabric.books import Process
 from constellation.fabric.bridge import Bridge
+from constellation.fabric.limits import Limits
 from constellation.fabric.master import Master
 from constellation.fabric.monitor import Monitor
 from constellation.fabric.node import Node
@@ -102,6 +103,7 @@ class Deployment:
         renderer = Renderer(form, colour=self._wants_colour(), joined=self._is_attached or _are_joined())
         self._bridge = Bridge(loop, renderer, self._writer, plugins, config["node"])
         self._monitor = Monitor(loop, self._bridge.output, self._has_room)
+        self._limits = self._make_limits(is_all=config["capacity"] is not None)
         capacity = Resources.from_fields(config["capacity"]) if config["capacity"] is not None else None
         master = Master(plugins.scheduler(config["scheduler"]), capacity, config["node_id"], config["node"])
         self._news_of_node(master.node)
@@ -109,6 +111,7 @@ class Deployment:
             loop,
             master,
             self._monitor,
+            self._limits,
             self._bridge,
             lambda: plugins.transport(config["transport"]),
             config["node_id"],
@@ -128,6 +131,11 @@ class Deployment:
         self._start(config, file_limit)
 
     # Beginning
+
+    def _make_limits(self, *, is_all: bool) -> Limits:
+        found = cgroups.find()
+        cgroups.remove_left(found)
+        return Limits(self._loop, self._monitor, found, self._say, is_all=is_all)
 
     def _outputs(self, form: str) -> dict[int, int]:
         if not self._is_attached:
@@ -191,6 +199,7 @@ class Deployment:
                     self._on_signal(number)
             return self._finish()
         finally:
+            self._limits.close()
             if self._terminal is not None:
                 self._terminal.close()
 
@@ -287,6 +296,7 @@ class Deployment:
 
     def _finish(self) -> int:
         keeper.sweep()
+        self._limits.close()
         self._monitor.drain_all()
         if self._terminal is not None:
             self._terminal.drain()

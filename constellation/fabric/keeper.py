@@ -1,8 +1,9 @@
 """The keeper: the tiny process that a shell waits for, above the fabric, and that leaves nothing behind.
 
-It imports nothing of constellation and nothing heavy, so that it starts at once (``python -I -S``) and nothing can go
-wrong in it. It is a subreaper: whoever below loses its parent becomes its child. It passes the signals that ask for an
-end on to the fabric, waits for it, then kills and reaps whatever is left until there is nothing.
+It imports nothing of constellation, but when the fabric is dead, and nothing heavy, so that it starts at once
+(``python -I -S``) and nothing can go wrong in it. It is a subreaper: whoever below loses its parent becomes its child. It
+passes the signals that ask for an end on to the fabric, waits for it, then kills and reaps whatever is left until there is
+nothing.
 """
 
 from __future__ import annotations
@@ -51,11 +52,20 @@ def main(fabric: int, keeper_end: int) -> int:
     if code >= 0:
         return code
     _restore(terminal)
+    _remove_groups()
     with contextlib.suppress(OSError):
         os.write(
             2, f"constellation: the fabric was killed by {_name(-code)}; all its processes have been killed\n".encode()
         )
     return 1
+
+
+def _remove_groups() -> None:
+    """Remove the control groups that the fabric could not."""
+    with contextlib.suppress(Exception):  # whatever is wrong with them, the end is told
+        from constellation.fabric import cgroups  # late: a fabric that ends by itself leaves none
+
+        cgroups.remove_left(cgroups.find())
 
 
 def _reap(fabric: int) -> int | None:

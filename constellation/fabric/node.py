@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from constellation.core.contracts import Transport
     from constellation.core.messages import Fork
     from constellation.fabric.bridge import Bridge
+    from constellation.fabric.limits import Limits
     from constellation.fabric.loop import Loop, Timer
     from constellation.fabric.master import Master
     from constellation.fabric.monitor import Monitor
@@ -73,6 +74,7 @@ class Node:
         loop: The fabric's loop.
         master: Places demands.
         monitor: Reads, signals and kills.
+        limits: Holds demands.
         bridge: Gets the events.
         transport: Makes pairs of link ends.
         node_id: Its number.
@@ -88,6 +90,7 @@ class Node:
         loop: Loop,
         master: Master,
         monitor: Monitor,
+        limits: Limits,
         bridge: Bridge,
         transport: Callable[[], Transport],
         node_id: int,
@@ -104,6 +107,7 @@ class Node:
         """Why no more processes are spawned; empty: they are."""
         self._loop = loop
         self._monitor = monitor
+        self._limits = limits
         self._bridge = bridge
         self._transport = transport
         self._id = node_id
@@ -305,8 +309,10 @@ class Node:
         fork = messages.Fork(number, process.key, spawner.key, message.resources, message.function, message.payload)
         assert self.forks is not None
         made += wish.payload
+        made += self._limits.prepare(process)
         self.forks.fork(process, fork, made)
         close_fds(made)
+        self._limits.hold(process)
 
     def forked(self, process: Process, os_pid: int, pidfd: int) -> None:
         """The template has forked a process; takes ``pidfd`` over."""
@@ -315,6 +321,10 @@ class Node:
             return
         process.os_pid, process.pidfd = os_pid, pidfd
         self._by_os_pid[os_pid] = process
+        if process is self.first:
+            self._limits.take_in(process)
+        else:
+            self._limits.began(process)
         self._monitor.catch_up(process)
 
     def fork_failed(self, process: Process, text: str) -> None:
@@ -326,6 +336,7 @@ class Node:
         if process.connection is not None:
             process.connection.close()
         words = closing_words(self._monitor.abandon(process))
+        self._limits.release(process)
         if words:
             text += "; it said:" + "".join(f"\n    {line}" for line in words)
         if process.spawner is not None:
@@ -341,6 +352,7 @@ class Node:
         process.is_ready = True
         if process.is_attached:
             process.os_pid, process.pidfd = os_pid, _open_pidfd(os_pid)
+            self._limits.take_in(process)
         if process.spawner is not None:
             spawner, request = process.spawner
             process.spawner = None
@@ -480,6 +492,7 @@ class Node:
         del self._living[process.key]
         status = self._certificate(process, code, signum)
         self._monitor.release(process)
+        self._limits.release(process)
         self._dead[process.key] = None if status.ok and status.cause is None else status
         if not process.is_attached:
             self._bridge.exited(status)
@@ -516,6 +529,7 @@ class Node:
                 process.pid,
                 code,
                 signum,
+                memory=self._limits.cause(process, signum),
                 killer=process.order.cause,
                 exception=process.exception,
                 undelivered=process.undelivered,
@@ -608,6 +622,8 @@ class Node:
         self.refusal = ""
         self.forks = Template(self._loop, socket.socket(fileno=template_fd), self)
         self._submit_first(process)
+        self._limits.is_all = capacity is not None
+        self._limits.take_in(process)
         self._bridge.spawned(process)
         self._send(process, messages.Closed(message.request))
 

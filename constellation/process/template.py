@@ -235,12 +235,24 @@ def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable
     os.dup2(stderr, 2)
     os.close(stdout)
     os.close(stderr)
-    payload = message.payload
-    if len(fds) > 3:
-        with open(fds[3], "rb") as file:
+    payload, rest = message.payload, fds[3:]
+    memory = None if payload else rest.pop(0)
+    for entrance in rest:
+        _enter(entrance)
+    if memory is not None:
+        with open(memory, "rb") as file:
             file.seek(0)  # the position is the writer's, who stands at the end
             payload = file.read()
     life.run(message, payload, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=control), config, mask)
+
+
+def _enter(entrance: int) -> None:
+    """Enter a control group, which counts from now on."""
+    try:
+        os.write(entrance, b"0")
+    except OSError as error:
+        os.write(2, f"constellation: what this process asks for is not held: {error.strerror}\n".encode())
+    os.close(entrance)
 
 
 def run_for_program(resources: Resources, config: dict[str, Any]) -> NoReturn:
