@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from constellation.core.pid import Pid as Pid
     from constellation.core.resources import Resources as Resources
     from constellation.core.status import ExitStatus as ExitStatus
+    from constellation.core.supervision import ChildSpec as ChildSpec
     from constellation.process.channel import Receiver as Receiver
     from constellation.process.channel import Sender as Sender
     from constellation.process.names import link as link
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from constellation.process.runtime import resources as resources
     from constellation.process.start import Deployment as Deployment
     from constellation.process.start import init as init
+    from constellation.supervisor import Supervisor as Supervisor
 
 __version__ = "0.1.0"
 
@@ -74,6 +76,8 @@ _HOMES = {
     "Pid": "core.pid",
     "Resources": "core.resources",
     "ExitStatus": "core.status",
+    "ChildSpec": "core.supervision",
+    "Supervisor": "supervisor",
     **dict.fromkeys(("Receiver", "Sender"), "process.channel"),
     **dict.fromkeys(("link", "register", "try_whereis", "unlink", "unregister", "whereis"), "process.names"),
     **dict.fromkeys(("Operation", "join", "select"), "process.operations"),
@@ -82,12 +86,12 @@ _HOMES = {
     **dict.fromkeys(("Deployment", "init"), "process.start"),
 }
 __all__ = [  # written out, because type checkers and the reference builder read it; a test compares the two
-    "ChannelClosed", "ChannelError", "ChannelInUse", "ConstellationError", "Deployment", "ExitStatus",
+    "ChannelClosed", "ChannelError", "ChannelInUse", "ChildSpec", "ConstellationError", "Deployment", "ExitStatus",
     "HandshakeError", "Infeasible", "InternalError", "NameInUse", "NoCapacity", "Operation", "PeerDied", "Pid",
     "PluginError", "Receiver", "Resources", "Sender", "SerializationError", "SpawnError", "SpawnStalled",
-    "SupervisionError", "TypeMismatch", "UsageError", "WouldBlock", "init", "join", "kill", "link", "parent", "pid",
-    "register", "resources", "select", "spawn", "try_spawn", "try_whereis", "unlink", "unregister", "watch",
-    "whereis",
+    "SupervisionError", "Supervisor", "TypeMismatch", "UsageError", "WouldBlock", "init", "join", "kill", "link",
+    "parent", "pid", "register", "resources", "select", "spawn", "try_spawn", "try_whereis", "unlink", "unregister",
+    "watch", "whereis",
 ]  # fmt: skip
 
 

@@ -112,7 +112,7 @@ class SupervisionError(ConstellationError):
     """A supervisor has given up: a child could not be started, or had to be restarted too often.
 
     Attributes:
-        supervisor: What the supervisor is called.
+        supervisor: The name of the supervisor, empty where it has none.
         child: The id of the child, or None where it is not known here.
         reason: What happened to it.
         status: How its last process ended; None where none had begun, or where the supervisor itself was killed.
@@ -126,8 +126,9 @@ class SupervisionError(ConstellationError):
         self.status = status
 
     def __str__(self) -> str:
+        who = f"supervisor {self.supervisor!r}" if self.supervisor else "the supervisor"
         which = f": child {self.child!r}" if self.child is not None else ""
-        return f"supervisor {self.supervisor!r} has given up{which}: {self.reason}"
+        return f"{who} has given up{which}: {self.reason}"
 
 
 class HandshakeError(ConstellationError):

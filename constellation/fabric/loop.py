@@ -30,6 +30,10 @@ class Timer:
         self.call = None
 
 
+_LONGEST_WAIT = 1e6
+"""The kernel counts milliseconds in an int, which ends after 24 days; who is woken too early waits again."""
+
+
 class Loop:
     """Calls callbacks when descriptors are ready or times have come, until `stop`."""
 
@@ -110,7 +114,7 @@ class Loop:
         while timers and timers[0][2].call is None:
             heapq.heappop(timers)
         if timers:
-            until_timer = max(0.0, timers[0][0] - time.monotonic())
+            until_timer = min(max(0.0, timers[0][0] - time.monotonic()), _LONGEST_WAIT)
             timeout = until_timer if timeout is None else min(timeout, until_timer)
         events = self._epoll.poll(-1 if timeout is None else timeout, _BATCH)
         for fd, mask in events:

@@ -144,6 +144,9 @@ def test_a_good_end_has_no_words() -> None:
     [
         (KnownEnd(PID, None, 9, killer="process 1234567"), "killed by process 1234567"),
         (KnownEnd(PID, 143, None, killer="Ctrl-C"), "killed by Ctrl-C"),
+        (KnownEnd(PID, 143, None, killer="linked process 12 died: exited: 1"), "linked process 12 died: exited: 1"),
+        (KnownEnd(PID, 0, None, killer="linked process 12 died: exited: 1"), "linked process 12 died: exited: 1"),
+        (KnownEnd(PID, 3, None, killer="linked process 12 died: exited: 1"), None),
         (KnownEnd(PID, 130, None, killer="Ctrl-C", exception=("KeyboardInterrupt", "")), "killed by Ctrl-C"),
         (KnownEnd(PID, 1, None, killer="Ctrl-C", exception=("OSError", "gone")), "uncaught OSError: gone"),
         (KnownEnd(PID, 3, None, killer="Ctrl-C"), None),
