@@ -20,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from constellation.core.childspec import ChildSpec as ChildSpec
     from constellation.core.errors import ChannelClosed as ChannelClosed
     from constellation.core.errors import ChannelError as ChannelError
     from constellation.core.errors import ChannelInUse as ChannelInUse
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from constellation.core.pid import Pid as Pid
     from constellation.core.resources import Resources as Resources
     from constellation.core.status import ExitStatus as ExitStatus
-    from constellation.core.supervision import ChildSpec as ChildSpec
     from constellation.process.channel import Receiver as Receiver
     from constellation.process.channel import Sender as Sender
     from constellation.process.names import link as link
@@ -76,7 +76,7 @@ _HOMES = {
     "Pid": "core.pid",
     "Resources": "core.resources",
     "ExitStatus": "core.status",
-    "ChildSpec": "core.supervision",
+    "ChildSpec": "core.childspec",
     "Supervisor": "supervisor",
     **dict.fromkeys(("Receiver", "Sender"), "process.channel"),
     **dict.fromkeys(("link", "register", "try_whereis", "unlink", "unregister", "whereis"), "process.names"),

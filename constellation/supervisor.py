@@ -20,14 +20,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Self, assert_never
 
+from constellation.core.childspec import AutoShutdown, ChildSpec, Strategy, check_children, check_flags
 from constellation.core.errors import ChannelError, ConstellationError, SupervisionError, UsageError
 from constellation.core.pid import Pid
 from constellation.core.supervision import (
     AllStarted,
-    AutoShutdown,
     Begin,
     CancelStart,
-    ChildSpec,
     Effect,
     Ended,
     Event,
@@ -40,10 +39,7 @@ from constellation.core.supervision import (
     Start,
     Started,
     Stop,
-    Strategy,
     Supervision,
-    check_children,
-    check_flags,
 )
 from constellation.process import life
 from constellation.process.channel import Receiver, Sender
