@@ -162,10 +162,12 @@ class Incoming:
         if self._want > self.granted:
             with self._lock:
                 self._grant_to(self._want)
+        if self.ended is not None and not self.queue:
+            raise self.ended  # before the peer's end: closed is closed, however the process ended after that
         if self.peer.gone is not None and self._assembly is None and not self.queue:
             raise self.peer.error()
-        if self.ended is not None and not self.queue:
-            raise self.ended
+        if self.discarding:
+            raise ChannelClosed(f"{self.describe()} from {self.peer.pid} has been closed at this end")
         return NOTHING
 
     def poll(self) -> bool:
@@ -177,6 +179,7 @@ class Incoming:
             or self.ended is not None
             or self.peer.gone is not None
             or self.mismatched
+            or self.discarding
         )
 
     def give_back(self, value: Any) -> None:
@@ -208,6 +211,8 @@ class Incoming:
         """Tell the sender what has been taken, ``more`` included, and let it send as much again."""
         taken = self.taken + more
         self._reported = taken
+        if self.peer.runtime.is_drain_full:
+            self.peer.runtime.drain_more()
         if self.number is None or self.ended is not None or self.peer.gone is not None:
             return
         self.granted = max(self.granted, taken + self.window)
@@ -232,11 +237,22 @@ class Incoming:
                 self.window = runtime.credit
             if self.taken + self.window >= self._want:
                 self._grant_to(self.taken + self.window)
-            elif self.waiters or (leaving and runtime.may_drain(size)):
+            elif self.waiters or (leaving and runtime.may_drain(self, self._want - self.taken)):
                 self._grant_to(self._want)
             elif self.taken != self._reported or self._widened:
                 self._grant_to(self.taken + self.window)
             # A driver that waits for this very channel looks again after each batch of frames, and grants then.
+
+    def drain(self) -> None:
+        """The sender is leaving and was refused: there may be room for what it holds now."""
+        with self._lock:
+            if self._want > self.granted and self.peer.runtime.may_drain(self, self._want - self.taken):
+                self._grant_to(self._want)
+
+    @property
+    def may_come(self) -> int:
+        """Bytes that are held here or were granted and may still come."""
+        return 0 if self.is_over else self.granted - self.taken
 
     @property
     def is_live(self) -> bool:
@@ -324,6 +340,7 @@ class Incoming:
             self.values.clear()
             self.taken = self.received
             self.settle()
+        self.peer.reactor.touch(self)  # a thread that waits for it
 
     def describe(self) -> str:
         """For messages."""

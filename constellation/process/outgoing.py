@@ -356,7 +356,7 @@ class Outgoing:
     def withdraw(self, large: Large) -> bool:
         """Take back a send that has not completed. False when it has begun to leave: it is then accepted, as a copy."""
         with self.lock:
-            if large.state == WAITS:
+            if large.state == WAITS or self.over is not None:
                 return True
             if large.state == QUEUED and large.borrowed:
                 self._queue.remove(large)
@@ -500,11 +500,6 @@ class Outgoing:
     def is_drained(self) -> bool:
         """Whether all that was accepted has been given to the wire, or nobody will take it."""
         return self.over is not None or not (self._queue or self.combined or self._sealing or self._current)
-
-    @property
-    def held(self) -> int:
-        """Bytes that are accepted and have not left."""
-        return sum(large.size for large in self._queue) + len(self.combined) * SCALAR_BYTES
 
     # Ending
 

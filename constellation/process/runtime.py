@@ -38,6 +38,7 @@ from constellation.process.reactor import Reactor
 if TYPE_CHECKING:
     from constellation.core.contracts import Serializer, Transport
     from constellation.core.resources import Resources
+    from constellation.process.incoming import Incoming
     from constellation.process.operations import Operation
 
 _installed: Runtime | None = None
@@ -86,7 +87,9 @@ class Runtime:
         if config.get("capacity") is not None:
             self.reactor.tell_waiting = self._tell_waiting
         self._budget = max(resources.mem // settings.BUDGET_SHARE, settings.BUDGET_FLOOR)
-        self._drain_left = settings.DRAIN_LIMIT
+        self.is_drain_full = False  # somebody who leaves was refused
+        self._drained: list[Incoming] = []
+        self._refused: list[Incoming] = []
 
     def start(self, *, ready: bool = True) -> None:
         """Start the background thread; tell the node that the process runs."""
@@ -149,12 +152,21 @@ class Runtime:
         self._budget -= size
         return True
 
-    def may_drain(self, size: int) -> bool:
-        """Whether ``size`` bytes of a leaving process are taken in with no recv posted."""
-        if size > self._drain_left:
+    def may_drain(self, channel: Incoming, size: int) -> bool:
+        """Whether ``channel`` of a leaving process may hold ``size`` bytes with no recv posted."""
+        self._drained = [other for other in self._drained if other is not channel and other.may_come]
+        if sum(other.may_come for other in self._drained) + size > settings.DRAIN_LIMIT:
+            self._refused.append(channel)
+            self.is_drain_full = True
             return False
-        self._drain_left -= size
+        self._drained.append(channel)
         return True
+
+    def drain_more(self) -> None:
+        """Something has been taken: ask again for those who were refused."""
+        refused, self._refused, self.is_drain_full = self._refused, [], False
+        for channel in refused:
+            channel.drain()
 
     # The end
 
@@ -174,7 +186,7 @@ class Runtime:
         if self.is_foreign or self.reactor.stopped:
             return []
         self.leaving = True
-        peers = [peer for peer in self.peers.values() if peer.was_used]
+        peers = [peer for peer in self.peers.values() if peer.was_used and peer.pid != self.pid]
         for peer in peers:
             peer.ask_flush()
         waiting = _Delivered(peers)
@@ -183,10 +195,9 @@ class Runtime:
             if not self.reactor.drive(waiting, perf_counter() + told) and linger > told:
                 self.control.send(Draining(_names(waiting.left()), 0))
                 self.reactor.drive(waiting, perf_counter() + linger - told)
-        undelivered = [channel for peer in waiting.left() for channel in peer.undrained()]
         names = _names(waiting.left())
         if names:
-            self.control.send(Draining(names, sum(channel.held for channel in undelivered)))
+            self.control.send(Draining(names, len(names)))
         return names
 
     def close_deployment(self, kill: bool) -> Operation[None]:
