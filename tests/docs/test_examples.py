@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Run
+from .conftest import ROOT, Run, without_pids
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -108,6 +108,19 @@ def test_trio_echo_answers_each_client(run: Run) -> None:
         for number in range(3):
             assert f"    client {client} {number}, client {client} {number}" in ran.out
         assert f"    client {client} has waited in vain: True" in ran.out
+
+
+def test_supervised_answers_all_though_its_worker_is_killed(run: Run) -> None:
+    """Each death is seen by the client, the store and the supervisor; the shutdown is in reverse order."""
+    ran = run("examples/supervised.py", "7")
+    lines, complaints = ran.lines(), without_pids(ran.err)
+    assert ran.code == 137, ran
+    assert "    squares: [0, 1, 4, 9, 16, 25, 36]" in lines
+    for number in (2, 5):
+        assert f"    square of {number}: process PID has died: killed: SIGKILL; trying again" in lines
+    assert lines.count("    store: process PID has died: killed: SIGKILL") == 2
+    assert complaints == ["PID:"] + ["    supervisor: child 'worker' (PID) killed: SIGKILL"] * 2
+    assert lines.count("    exited: 0") == 4
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

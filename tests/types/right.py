@@ -5,21 +5,28 @@ from __future__ import annotations
 from typing import assert_type
 
 from constellation import (
+    ChildSpec,
     ExitStatus,
     Pid,
     Receiver,
     Resources,
     Sender,
+    Supervisor,
     init,
     join,
     kill,
+    link,
     parent,
     pid,
+    register,
     resources,
     select,
     spawn,
     try_spawn,
+    try_whereis,
+    unlink,
     watch,
+    whereis,
 )
 from constellation.plugin import Scheduler, hookimpl
 
@@ -87,6 +94,23 @@ async def awaited(peer: Pid) -> None:
     index, value = await select(Receiver[bytes](peer).recv(), Receiver[bytes](peer, "b").recv())
     assert_type(index, int)
     assert_type(value, bytes)
+
+
+def supervised() -> None:
+    children = [
+        ChildSpec("a", child, args=(1,), kwargs={"name": "x"}, restart="transient", shutdown=None, significant=True),
+        ChildSpec("b", async_child, args=[["a"]], shutdown=0.5, resources=Resources(cpu=1), name="b"),
+    ]
+    inner = Supervisor(children, strategy="rest_for_one", intensity=3, period=60, auto_shutdown="all_significant")
+    with Supervisor([ChildSpec("inner", inner.run)], name="outer") as supervisor:
+        assert_type(supervisor.pid, Pid)
+        assert_type(whereis("b").block(timeout=1), Pid)
+        assert_type(try_whereis("b").block(), Pid | None)
+        link(supervisor.pid, both=False).block()
+        unlink(supervisor.pid).block()
+    register("me").block()
+    spawn(inner.run).block()
+    spawn(inner.serve).block()
 
 
 @hookimpl

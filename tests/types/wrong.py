@@ -8,7 +8,21 @@ by the checkers, never run.
 # (After an error its type is unknown; that is no second error.)
 from __future__ import annotations
 
-from constellation import Pid, Receiver, Resources, Sender, init, kill, parent, select, spawn, watch
+from constellation import (
+    ChildSpec,
+    Pid,
+    Receiver,
+    Resources,
+    Sender,
+    Supervisor,
+    init,
+    kill,
+    link,
+    parent,
+    select,
+    spawn,
+    watch,
+)
 
 
 def child(n: int, *, name: str = "") -> None:
@@ -30,6 +44,14 @@ def processes(peer: Pid) -> None:
     kill(peer, "now")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     home: Pid = parent()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     watch(home).block() + 1  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+
+
+def supervised() -> None:
+    ChildSpec("a", child, restart="always")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ChildSpec("a", child, (1,))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Supervisor([child])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    Supervisor([], strategy="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    link("name")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def starts() -> None:

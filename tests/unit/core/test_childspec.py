@@ -106,3 +106,13 @@ def test_flags_that_cannot_be_used_are_named(flags: tuple[Any, ...], text: str) 
     """As the fields of a child are."""
     with pytest.raises(UsageError, match=text):
         check_flags(*flags)
+
+
+def test_children_that_fit_together_are_given_back() -> None:
+    """In their order, from any iterable."""
+    specs = [
+        ChildSpec("a", fn, name="x"),
+        ChildSpec("b", fn, name="y"),
+        ChildSpec("c", fn, restart="temporary", significant=True),
+    ]
+    assert check_children(iter(specs), "any_significant") == tuple(specs)

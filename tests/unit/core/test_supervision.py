@@ -222,6 +222,20 @@ def test_an_end_that_a_group_restart_has_overtaken_is_not_dealt_with_again() -> 
     assert [child.pid for child in world.machine.children] == [world.pids[each] for each in "abc"]
 
 
+def test_of_two_that_end_in_the_middle_of_a_group_restart_the_first_concerns_both() -> None:
+    """The second one has been replaced when its turn comes."""
+    world = World(children(*["permanent"] * 3), strategy="one_for_all", intensity=2)
+    world.tell()
+    world.held = {"c"}
+    assert world.end("b") == ["-c"]
+    assert world.tell(world.ended("c", End.NORMAL)) == ["-a", "+a", "+b", "+c"]
+    world.held = set()
+    world.tell(world.ended("b"), world.ended("a"))
+    assert world.tell(world.started("c")) == ["-c", "+a", "+b", "+c"]
+    assert world.machine.phase is Phase.RUNNING
+    assert repr(world.machine.children[0]) == "<Child 'a' running>"
+
+
 def test_what_dies_in_the_middle_of_a_group_restart_counts_afterwards() -> None:
     """A child that was started again and ends while the next one starts."""
     world = World(children(*["permanent"] * 2), strategy="one_for_all", intensity=2)
