@@ -95,7 +95,7 @@ def places(cgroup: str, mountinfo: str) -> dict[str, Place]:
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         here, there = before.split(), after.split()
-        if len(here) < 5 or len(there) < 3 or there[0] not in {"cgroup", "cgroup2"}:
+        if len(here) < 5 or len(there) < 3 or there[0] not in {"cgroup", "cgroup2"} or not here[3].startswith("/"):
             continue
         names = [""] if there[0] == "cgroup2" else there[-1].split(",")
         for name in names:
@@ -105,7 +105,7 @@ def places(cgroup: str, mountinfo: str) -> dict[str, Place]:
         _, _, rest = line.partition(":")
         names_text, _, path = rest.partition(":")
         for name in names_text.split(","):
-            if name not in mounts or name not in {"", "memory", "cpu"}:
+            if name not in mounts or name not in {"", "memory", "cpu"} or not path.startswith("/"):
                 continue
             root, point = mounts[name]
             inside = posixpath.relpath(path, root)
@@ -153,7 +153,7 @@ def owner_of(name: str) -> Owner | None:
 
 
 def start_time(stat: str) -> int:
-    """When a process began, by /proc/PID/stat: ticks since the boot.
+    """When a process began, by /proc/PID/stat: ticks since the boot; 0 where it has ended and nobody has waited for it.
 
     Raises:
         ValueError: That is no such text.
@@ -161,7 +161,7 @@ def start_time(stat: str) -> int:
     fields = stat.rpartition(")")[2].split()
     if len(fields) < 20:
         raise ValueError(f"cannot read the start time from {stat!r}")
-    return int(fields[19])
+    return 0 if fields[0] in {"Z", "X"} else int(fields[19])
 
 
 # Why it ended

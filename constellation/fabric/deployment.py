@@ -39,11 +39,15 @@ from constellation.fabric.monitor import Monitor
 from constellation.fabric.node import Node
 from constellation.fabric.templates import Starter, Template
 from constellation.fabric.terminal import Terminal
+from constellation.fabric.why import Why
 from constellation.fabric.writer import Writer
 
 if TYPE_CHECKING:
     from constellation.core.plugins import Plugins
     from constellation.fabric.loop import Loop
+
+WORDS = 3
+"""The writer's number for what is said to the user: stderr, wherever the output of processes goes."""
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGWINCH)
@@ -121,11 +125,12 @@ class Deployment:
             self._on_change,
             self._say,
         )
+        self._why = self._node.why = Why(loop, lambda: self._node.living, self._say)
         self._first = self._make_first(config["first"])
         self._terminal: Terminal | None = None
         if self._fds["pty"] >= 0:
             self._terminal = Terminal(
-                loop, self._fds["pty"], self._on_terminal, self._on_ctrl_c, self._suspend, self._has_room
+                loop, self._fds["pty"], self._on_terminal, self._on_ctrl_c, self._suspend, self._why.show, self._has_room
             )
         loop.watch(self._fds["keeper"], self._on_keeper)
         self._start(config, file_limit)
@@ -139,10 +144,10 @@ class Deployment:
 
     def _outputs(self, form: str) -> dict[int, int]:
         if not self._is_attached:
-            return {1: 1, 2: 2}
+            return {1: 1, 2: 2, WORDS: 2}
         # Only raw output has two streams, and a stream of text has one end in the caller.
         output = self._fds["output"]
-        return {1: output, 2: 2 if form == "raw" else output}
+        return {1: output, 2: 2 if form == "raw" else output, WORDS: 2}
 
     def _wants_colour(self) -> bool:
         return (
@@ -213,6 +218,8 @@ class Deployment:
                 self._step(Terminated(number))
             case signal.SIGWINCH if self._terminal is not None:
                 self._terminal.resize()
+            case signal.SIGQUIT:
+                self._why.show()
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -239,6 +246,7 @@ class Deployment:
         self._bridge.output(self._first.pid, 1, data, at_once=is_typed)
 
     def _on_change(self) -> None:
+        self._why.changed()
         if self._node.is_idle():
             self._is_over = True
         elif self._is_attached and not self._first.is_alive:
@@ -262,7 +270,7 @@ class Deployment:
         return not self._writer.is_full
 
     def _say(self, line: str) -> None:
-        self._writer.put([(2, line.encode())])
+        self._writer.put([(WORDS, line.encode())])
 
     def _step(self, event: EndingEvent) -> None:
         for effect in self._ending.step(event, now=self._loop.now()):

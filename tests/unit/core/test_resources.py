@@ -171,6 +171,25 @@ def test_survives_every_form(one: Resources) -> None:
     assert hash(Resources.from_fields(one.to_fields())) == hash(one)
 
 
+@pytest.mark.parametrize(
+    ("one", "written"),
+    [
+        (Resources(), ()),
+        (Resources(gpu=1), ()),
+        (Resources(mem="100 MiB"), ("mem",)),
+        (Resources(cpu=1 / 16), ("cpu",)),
+        (Resources("100 MiB", 1 / 16), ("mem", "cpu")),
+        (Resources() + Resources(), ("mem", "cpu")),
+    ],
+)
+def test_knows_what_somebody_wrote(one: Resources, written: tuple[str, ...]) -> None:
+    """In every form; what is written is equal to a default of the same amount all the same."""
+    assert one.written == written
+    assert Resources.from_fields(one.to_fields()).written == written
+    assert pickle.loads(pickle.dumps(one)).written == written
+    assert Resources() == Resources("100 MiB", 1 / 16)
+
+
 def test_amounts_of_zero_are_left_out() -> None:
     """Asking for no gpu is asking for nothing."""
     assert Resources(1, 1, gpu=0) == Resources(1, 1)
@@ -255,6 +274,9 @@ def test_hostile_fields_end_in_value_error_only(fields: Any) -> None:
         [1, 2, [["g pu", 5]]],
         [1, 2, [["gpu", 5], ["gpu", 5]]],
         [1, 2, [[[], 5]]],
+        [1, 2, [], 4],
+        [1, 2, [], True],
+        [1, 2, [], 3, 3],
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields: Any) -> None:
