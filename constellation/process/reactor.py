@@ -42,6 +42,7 @@ from constellation.core import settings
 from constellation.core.errors import ConstellationError
 
 if TYPE_CHECKING:
+    from constellation.process.waits import Waits
     from constellation.process.wire import Wire
 
 EPOLLIN = _select.EPOLLIN
@@ -84,6 +85,10 @@ class Pollable(Protocol):
         """Try to complete without waiting; True when it is done."""
         ...
 
+    def explain(self) -> str:
+        """What is waited for, in words."""
+        ...
+
 
 class Reactor:
     """The loop of one process."""
@@ -99,6 +104,7 @@ class Reactor:
         self.touched: list[Touched] = []
         self.deferred: list[Deferred] = []
         self.redo = _Redo(self)  # put into `deferred` where an exception may have come into the middle of something
+        self.waits: Waits | None = None
         self.tell_waiting: Callable[[bool], None] | None = None  # where the node lends what waiting processes do not use
         self.loops = 0  # event loops that watch the epoll; while there are any, the background stays out
         self.main = _thread.get_ident()
@@ -156,10 +162,10 @@ class Reactor:
                             self._spin_score += 1 if events else -1
                         if not events:
                             if deadline is None:
-                                events = self._sleep(None)
+                                events = self._sleep(operation, None)
                             else:
                                 left = deadline - perf_counter()
-                                events = self._sleep(left if left > 0 else 0)
+                                events = self._sleep(operation, left if left > 0 else 0)
                                 if left <= 0 and not events:
                                     return False
                         for fd, mask in events:
@@ -238,22 +244,25 @@ class Reactor:
                         left = -1.0 if deadline is None else deadline - perf_counter()
                         if deadline is not None and left <= 0:
                             return False
-                        self.handle(left, waits=True)
+                        self.handle(left, operation)
                 finally:
                     self.sleeping = False
                     self.role.release()
                 continue  # claimed: whoever claimed takes the role now
             sleep(None if deadline is None else deadline - perf_counter())
 
-    def handle(self, timeout: float, *, waits: bool = False) -> bool:
+    def handle(self, timeout: float, operation: Pollable | None = None) -> bool:
         """Poll once and handle what is there; the role must be held. Whether there was anything.
 
-        ``waits``: an operation of the program waits for it (and not only the background).
+        ``operation`` is what the program waits for; None: it is the background that polls.
         """
         if self.deferred:
             self.flush_deferred()
             timeout = 0  # who waits for what this has brought looks first
-        events = self._sleep(None if timeout < 0 else timeout) if waits else self.poll_once(timeout)
+        if operation is None:
+            events = self.poll_once(timeout)
+        else:
+            events = self._sleep(operation, None if timeout < 0 else timeout)
         for fd, mask in events:
             handler = self.handlers.get(fd)
             if handler is not None:
@@ -309,29 +318,41 @@ class Reactor:
                 notify()
             del touched[0]
 
-    def _sleep(self, left: float | None) -> list[tuple[int, int]]:
-        """Sleep in the kernel until something is ready, or the time is over.
-
-        Where the node lends what a waiting process does not use, it is told after `settings.PATIENCE` in which the process
-        used next to no CPU time, and again when the process goes on.
-        """
-        tell = self.tell_waiting
-        if tell is None:
-            return self.poll_once(left)
+    def _sleep(self, operation: Pollable, left: float | None) -> list[tuple[int, int]]:
+        """Sleep in the kernel until something is ready, or the time is over."""
+        before = process_time() if self.tell_waiting is not None else 0.0
         while left is None or left > settings.PATIENCE:
-            before = process_time()
             events = self.poll_once(settings.PATIENCE)
             if events:
                 return events
             if left is not None:
                 left -= settings.PATIENCE
-            if process_time() - before < settings.IDLE_CPU:
-                try:
-                    tell(True)
-                    return self.poll_once(left)
-                finally:
-                    tell(False)
+            if self.tell_waiting is None or process_time() - before < settings.IDLE_CPU:
+                return self._sleep_long(operation, left)
+            before = process_time()
         return self.poll_once(left)
+
+    def _sleep_long(self, operation: Pollable, left: float | None) -> list[tuple[int, int]]:
+        """Go on sleeping after `settings.PATIENCE`; may return before the time is over.
+
+        Where the node lends what a waiting process does not use, it is told at once, and again when the process goes on;
+        what is waited for, and where, is told after `settings.LONG_WAIT`.
+        """
+        tell, waits, me = self.tell_waiting, self.waits, _thread.get_ident()
+        try:
+            if tell is not None:
+                tell(True)
+            events = self.poll_once(settings.LONG_WAIT if left is None else min(left, settings.LONG_WAIT))
+            if events or waits is None or (left is not None and left <= settings.LONG_WAIT):
+                return events
+            waited = settings.PATIENCE + settings.LONG_WAIT
+            waits.begin(me, operation.explain(), waits.place_of_thread(me), waited, is_endless=left is None)
+            return self.poll_once(None if left is None else left - settings.LONG_WAIT)
+        finally:
+            if waits is not None:
+                waits.end(me)
+            if tell is not None:
+                tell(False)
 
     def _may_spin(self) -> bool:
         """Whether to poll before sleeping: not where that has not paid lately, or others want the core.
@@ -432,7 +453,14 @@ class Reactor:
                     return
                 if self.loops:
                     self.state = "idle"
-                    if self.loops and not self.deferred and not self.stopped:
+                    if self.deferred:
+                        # `redo`, left by a Ctrl-C just when the loop had looked: nothing else would wake the loop for it.
+                        if self.role.acquire(False):
+                            try:
+                                self.flush_deferred()
+                            finally:
+                                self.role.release()
+                    elif self.loops and not self.stopped:
                         self._idle.acquire()
                 elif self.role.acquire(False):
                     try:
