@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 
 from constellation.core.errors import UsageError
+from constellation.core.settings import LONG_WAIT
 
 if TYPE_CHECKING:
     from constellation.process.runtime import Runtime
@@ -68,6 +69,10 @@ class Operation(Generic[T]):
     def describe(self) -> str:
         """What it does, for messages. Internal."""
         raise NotImplementedError
+
+    def explain(self) -> str:
+        """What it waits for. Internal."""
+        return self.describe()
 
     # Running
 
@@ -161,10 +166,16 @@ def wait(operation: Operation[Any], runtime: Runtime, timeout: float | None) -> 
                 pass  # two threads at once: once is enough
 
     def sleep(seconds: float | None) -> None:
-        if seconds is None:
-            touched.acquire()
-        elif seconds > 0:
-            touched.acquire(True, seconds)
+        waits, me = reactor.waits, _thread.get_ident()
+        if seconds is not None and seconds <= LONG_WAIT:
+            if seconds > 0:
+                touched.acquire(True, seconds)
+        elif not touched.acquire(True, LONG_WAIT) and waits is not None:
+            waits.begin(me, operation.explain(), waits.place_of_thread(me), LONG_WAIT, is_endless=seconds is None)
+            try:
+                touched.acquire(True, -1 if seconds is None else seconds - LONG_WAIT)
+            finally:
+                waits.end(me)
 
     sources = operation.sources()
     for source in sources:
@@ -206,7 +217,7 @@ class _Many(Operation[T]):
         return self._operations[0].runtime()
 
     def __del__(self) -> None:
-        if self._state == FRESH:
+        if getattr(self, "_state", DONE) == FRESH:  # as in `Operation`
             for operation in self._operations:
                 operation._state = DONE
         super().__del__()

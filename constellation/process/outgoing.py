@@ -435,12 +435,15 @@ class Outgoing:
             size = large.size
             if self._sent + size > self._granted:
                 if self._wanted != self._sent + size:
-                    self._wanted = self._sent + size
-                    wire.put(_HEADER.pack(framing.WANTED.size, self.number, framing.WANT), self._want_payload(size))
+                    frame = _HEADER.pack(framing.WANTED.size, self.number, framing.WANT) + self._want_payload(size)
+                    wire.out += (frame,)
+                    wire.bye_sent = False
+                    self._wanted = self._sent + size  # commit, from `wire.out` on
+                    wire.flush()
                 return
             if size <= _INLINE and large.what <= framing.BYTES:
                 kind = framing.RAW if large.what == framing.BYTES else framing.VALUE
-                frame = framing.HEADER.pack(size, self.number, kind) + large.whole()
+                frame = _HEADER.pack(size, self.number, kind) + large.whole()
                 large.state = LEFT
                 self._sent += size
                 del queue[0]
