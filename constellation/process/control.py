@@ -84,6 +84,7 @@ class Control:
         self._on_end = on_end
         self._got: list[tuple[bytes, list[Any], int, Any]] = []
         self._queue: list[tuple[bytes, list[int]]] = []
+        self._spent: list[int] = []  # descriptors to close: who keeps one has made a copy
         self._sent: list[int] = []  # the result of the call that sent the first of the queue
         self._requests: dict[int, Request] = {}
         self._last = 0
@@ -137,15 +138,24 @@ class Control:
         got = self._got
         try:
             while True:
+                while self._spent:
+                    fd = self._spent[0]
+                    del self._spent[0]
+                    os.close(fd)
                 if not got:
                     got += map(self._socket.recvmsg, _PACKET, _ANCILLARY, _FLAGS)
+                # Signals are blocked in this thread only. Another that takes one has its handler run here all the same: so
+                # a message is passed over when it has been handled, and each handler may be run twice.
                 with Blocked():
                     data, ancillary = got[0][:2]
-                    del got[0]
                     if not data:
                         self._end()
+                        del got[0]
                         return
-                    self._handle(messages.read(msgpack.unpackb(data)), _descriptors(ancillary))
+                    fds = _descriptors(ancillary)
+                    self._handle(messages.read(msgpack.unpackb(data)), fds)
+                    self._spent += fds
+                    del got[0]  # commit, from `_spent` on
         except BlockingIOError:
             return
         except OSError:
@@ -171,11 +181,11 @@ class Control:
 
     def _end(self) -> None:
         if self.is_open:
-            self.is_open = False
-            self._reactor.forget(self._fd)
             for request in list(self._requests.values()):
                 self._reactor.touched += (request,)
             self._on_end()
+            self.is_open = False
+        self._reactor.forget(self._fd)
 
     def check(self) -> None:
         """Raise where the node has gone: no answer will come.

@@ -14,6 +14,7 @@ Every handler of a frame may be run twice for one frame, after a Ctrl-C: all sta
 from __future__ import annotations
 
 import _thread
+import os
 from typing import TYPE_CHECKING
 
 from constellation.core import framing, settings
@@ -150,8 +151,8 @@ class Peer:
             if self.pid == self.runtime.pid:
                 self._link_to_self()
                 return
-            self._connecting = True
             self.runtime.control.send(Connect(self.pid.to_bytes(), self._link_number))
+            self._connecting = True
 
     def _link_to_self(self) -> None:
         transport = self.runtime.transport
@@ -161,15 +162,15 @@ class Peer:
         self._back.open(transport.adopt(back), 0)
 
     def on_link(self, number: int, fd: int) -> None:
-        """The node has made a link."""
+        """The node has made a link; ``fd`` stays the caller's."""
         with self.lock:
             self._connecting = False
-            link = self.runtime.transport.adopt(fd)
-            if self.wire.link is not None or number <= self._link_number:
-                link.close()
-                return
-            self._link_number = number
-            self.wire.open(link, number)
+            if self.wire.link is None and number > self._link_number:
+                self.wire.open(self.runtime.transport.adopt(os.dup(fd)), number)
+                self._link_number = number
+            elif self.wire.number == number and self.wire.link is not None:  # once more, after a Ctrl-C
+                self.wire.open(self.wire.link, number)
+                self._link_number = number
 
     def on_refused(self, error: ChannelError) -> None:
         """There is no such process, or it has ended."""
@@ -179,20 +180,18 @@ class Peer:
 
     def on_end(self, wire: Wire) -> None:
         """The link has ended: as agreed, or because the process is gone. The role is held."""
-        wire.close()
         with self.lock:
             if wire in self._closing:
-                self._closing.remove(wire)
                 if self.flushed < self._token:
                     # The peer may have gone without reading that question: ask again, or learn of its end.
                     self.wire.out += (framing.encode_frame(framing.FLUSH, self._token),)
+                self._closing.remove(wire)
                 if len(self.wire.out) > 1 or self._has_channels():
                     self.ensure_link()
-                return
-            if self.gone is not None or self._asked:
-                return
-            self._asked = True
-        self.runtime.watch_peer(self)
+            elif self.gone is None and not self._asked:
+                self.runtime.watch_peer(self)
+                self._asked = True
+        wire.close()
 
     def on_broken(self, wire: Wire, reason: str) -> None:
         """The peer has sent what no peer of ours sends, or speaks another version."""
@@ -259,6 +258,8 @@ class Peer:
                 channel.go_on()
                 if channel.waiters:
                     self.reactor.touched += (channel,)
+            if len(self.wire.out) > 1 or self._has_channels():
+                self.ensure_link()
 
     def abandon(self) -> None:
         """In a child that the user's program forked: let go of the links, without a word and without a lock."""
@@ -323,8 +324,10 @@ class Peer:
                 elif not (wire.bye_sent and self.runtime.pid < self.pid):
                     self._agree(wire)
             elif kind == framing.BYE_TOO and wire.bye_sent and wire is self.wire:
-                wire.close()
                 self.wire = self._back = self._new_wire()
+                wire.close()
+                if self._has_channels():  # a Receiver that waits: without a link it would not see the peer's end
+                    self.ensure_link()
                 if self._has_channels():  # a Receiver has been used since, which says nothing on the link
                     self.ensure_link()
 

@@ -126,12 +126,20 @@ class Reactor:
     def watch(self, fd: int, handler: Handler) -> None:
         """Call ``handler`` when ``fd`` has something to read."""
         self.handlers[fd] = handler
-        self.epoll.register(fd, EPOLLIN)
+        try:
+            self.epoll.register(fd, EPOLLIN)
+        except FileExistsError:
+            pass  # once more, after a Ctrl-C
 
     def forget(self, fd: int) -> None:
         """Stop watching ``fd``; to be called before it is closed."""
-        if self.handlers.pop(fd, None) is not None and not self.epoll.closed:
-            self.epoll.unregister(fd)
+        if fd in self.handlers:
+            if not self.epoll.closed:
+                try:
+                    self.epoll.unregister(fd)
+                except OSError:
+                    pass  # once more, after a Ctrl-C
+            self.handlers.pop(fd, None)
 
     # The foreground
 

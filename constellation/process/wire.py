@@ -67,16 +67,18 @@ class Wire:
     def open(self, link: Link, number: int) -> None:
         """The node has made the link: begin to read and write."""
         with self.lock:
-            self.link, self.number, self.fd = link, number, link.fileno()
-            self.reactor.watch(self.fd, self)
+            fd = link.fileno()
+            self.link, self.number, self.fd = link, number, fd
+            self.reactor.watch(fd, self)
             self.flush()
 
     def close(self) -> None:
         """Give the link back; the wire is of no further use."""
         with self.lock:
-            link, self.link = self.link, None
+            link = self.link
             if link is not None:
                 self.reactor.forget(self.fd)
+                self.link = None
                 link.close()
 
     # Writing
@@ -238,8 +240,8 @@ class Wire:
         while got:
             data = got[0]
             if not data:
-                del got[0]
                 self.peer.on_end(self)
+                del got[:1]
                 return
             if self._pos < len(self._data):
                 data = self._data[self._pos :] + data

@@ -195,7 +195,7 @@ def test_round_trips_in_a_storm_of_interrupts(run_program: RunProgram, tmp_path:
         thread.join()
         s.close()
         got += r
-        assert hits > 1000, hits
+        assert hits > 200, hits
         assert set(sent) <= set(got), sorted(set(sent) - set(got))[:10]
         assert got == sorted(set(got))
     """
@@ -238,7 +238,7 @@ def test_streams_in_a_storm_of_interrupts(run_program: RunProgram, tmp_path: Pat
         Sender(from_).send("stop").block()
         got += r
         numbers = [value if isinstance(value, int) else value[0] for value in got]
-        assert hits > 1000, hits
+        assert hits > 200, hits
         assert numbers == list(range(len(numbers)))
     """
     passes(run_program, tmp_path, source, timeout=100)
@@ -270,7 +270,7 @@ def test_a_stream_out_in_a_storm_of_interrupts(run_program: RunProgram, tmp_path
         thread.join()
         s.close()
         numbers = Receiver(to).recv().block()
-        assert hits > 1000, hits
+        assert hits > 200, hits
         assert numbers == sorted(set(numbers))
         assert set(sent) <= set(numbers), sorted(set(sent) - set(numbers))[:10]
     """
