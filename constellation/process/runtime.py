@@ -108,13 +108,15 @@ class Runtime:
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
         if isinstance(message, LinkMade) and len(fds) == 1:
-            self.peer(Pid.from_bytes(message.peer)).on_link(message.number, fds.pop())
+            self.peer(Pid.from_bytes(message.peer)).on_link(message.number, fds[0])
         elif isinstance(message, Refused):
             pid = Pid.from_bytes(message.peer)
             status = None if message.status is None else ExitStatus.from_fields(message.status)
             self.peer(pid).on_refused(error_of(pid, status))
-        for fd in fds:
-            os.close(fd)
+
+    def _tell_waits(self, waits: list[Wait], is_endless: bool) -> None:
+        if self.control.is_open:
+            self.control.send(LongWaits(why.to_fields(waits), is_endless))
 
     def _tell_waiting(self, waits: bool) -> None:  # a callback of one fact
         if self.control.is_open:
