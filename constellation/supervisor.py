@@ -283,7 +283,10 @@ class _Driver:
         match effect:
             case Start(child):
                 pids: list[Pid] = []
-                self._starts[child] = (self._task(self._care(self._specs[child], pids)), pids)
+                task = self._task(self._care(self._specs[child], pids))
+                # Not in the task itself: one that is cancelled before its first step never sees it.
+                task.add_done_callback(lambda task: self._on_withdrawn(child) if task.cancelled() else None)
+                self._starts[child] = (task, pids)
             case CancelStart(child):
                 task, pids = self._starts[child]
                 if pids:
@@ -316,14 +319,14 @@ class _Driver:
         if error is not None:
             self._events.put_nowait(error)
 
+    def _on_withdrawn(self, child: str) -> None:
+        self._events.put_nowait(NotStarted(child, "its start was withdrawn"))
+
     async def _care(self, spec: ChildSpec, pids: list[Pid]) -> None:
         """One process of a child, from its spawn to its end."""
         try:
             call = _Call(spec.start, tuple(spec.args), dict(spec.kwargs), spec.name)
             pid = await spawn(call, resources=spec.resources)
-        except asyncio.CancelledError:
-            self._events.put_nowait(NotStarted(spec.id, "its start was withdrawn"))
-            return
         except ConstellationError as error:
             self._events.put_nowait(NotStarted(spec.id, f"{type(error).__name__}: {error}"))
             return

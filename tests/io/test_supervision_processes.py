@@ -32,9 +32,10 @@ def crashes(how, *args):
         os._exit(args[0])
     raise ValueError(how)
 def serve(name, *_):
-    # Says to everybody who asks which process it is.
-    print("+" + name, flush=True)
+    # Says when it begins and when it ends; in between it can be found.
     try:
+        print("+" + name, flush=True)
+        register("up " + name).block()
         sleeps()
     finally:
         print("-" + name, flush=True)
@@ -117,23 +118,19 @@ def test_one_for_all_starts_all_again_in_order(run_program: RunProgram, tmp_path
                 serve(name)
             else:
                 open(file, "x").close()
+                join(whereis("up a"), whereis("up c")).block()
                 print("!" + name, flush=True)
-                whereis("c").block()
                 crashes("no")
-        def run_c(name):
-            register("c").block()
-            serve(name)
         init()
         specs = [ChildSpec("a", serve, args=("a",)), ChildSpec("b", fails, args=("b", "mark")),
-                 ChildSpec("c", serve, args=("c",), name="c")]
+                 ChildSpec("c", serve, args=("c",))]
         with Supervisor(specs, strategy="one_for_all"):
-            while not (os.path.exists("mark") and whereis("c").block()):
-                time.sleep(0.01)
-            time.sleep(1)
+            for name in "bac":  # b lives only once, and by then the others live again
+                whereis("up " + name).block()
     """)
     result = run_program(tmp_path, source, env=RAW)
     lines = result.stdout.split()
-    assert sorted(lines[:3]) == ["!b", "+a", "+c"], result
+    assert (sorted(lines[:2]), lines[2]) == (["+a", "+c"], "!b"), result
     assert lines[3:5] == ["-c", "-a"]
     assert sorted(lines[5:8]) == ["+a", "+b", "+c"]
     assert lines[8:] == ["-c", "-b", "-a"]
@@ -249,8 +246,8 @@ def test_nothing_but_good_ends_is_exit_code_0(run_program: RunProgram, tmp_path:
         inner = Supervisor([ChildSpec("x", serve, args=("x",)), ChildSpec("y", serve, args=("y",))])
         with Supervisor([ChildSpec("a", serve, args=("a",)), ChildSpec("inner", inner.run, shutdown=None),
                          ChildSpec("b", serve, args=("b",), name="b")]):
-            whereis("b").block()
-            time.sleep(0.3)
+            for name in "abxy":
+                whereis("up " + name).block()
     """)
     result = run_program(tmp_path, source, env=RAW)
     assert sorted(result.stdout.split()[:4]) == ["+a", "+b", "+x", "+y"], result
@@ -326,7 +323,7 @@ def test_a_supervisor_ends_with_the_process_that_entered_it(run_program: RunProg
                 sleeps()
         init()
         held = spawn(holder).block()
-        a = whereis("a").block()
+        a = whereis("up a").block()
         kill(held, grace=0).block()
         print(watch(a).block().describe(), flush=True)
     """)
@@ -375,8 +372,7 @@ def test_serve_under_asyncio_shuts_down_when_it_is_cancelled(run_program: RunPro
             except UsageError as error:
                 print(error, flush=True)
             task = asyncio.create_task(supervisor.serve())
-            await whereis("b")
-            await asyncio.sleep(0.3)
+            await join(whereis("up a"), whereis("up b"))
             task.cancel()
             try:
                 await task
@@ -397,8 +393,7 @@ def test_run_ends_as_its_signal_says_after_the_shutdown(run_program: RunProgram,
     """SIGTERM and SIGINT shut down in order; then they have their usual effect."""
     source = supervised(f"""
         def send():
-            whereis("b").block()
-            time.sleep(0.3)
+            join(whereis("up a"), whereis("up b")).block()
             os.kill(first, {int(signum)})
         def program():
             try:
