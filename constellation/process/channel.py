@@ -206,12 +206,13 @@ class Sender(_End, Generic[T]):
 class _Send(Operation[None]):
     """A value on its way into a channel."""
 
-    __slots__ = ("_end", "_large", "_value")
+    __slots__ = ("_chooses", "_end", "_large", "_value")
 
     def __init__(self, end: Sender[Any], value: Any) -> None:
         self._end = end
         self._value = value
         self._large: Large | None = None
+        self._chooses = False
         self._state = FRESH
         self._result = None
 
@@ -256,9 +257,12 @@ class _Send(Operation[None]):
     def poll(self) -> bool:
         channel = self._end._ready()
         if self._large is None:
-            self._large = channel.offer(self._value)
+            self._large = channel.offer_one_of(self._value) if self._chooses else channel.offer(self._value)
             return self._large is None
-        return channel.retry(self._large)
+        return channel.retry(self._large, alone=not self._chooses)
+
+    def choose(self, chooses: bool) -> None:
+        self._chooses = chooses
 
     def sources(self) -> Sequence[Source]:
         return (self._end._channel,)

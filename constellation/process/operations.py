@@ -62,6 +62,9 @@ class Operation(Generic[T]):
         """Whether `withdraw` would still undo it whole. Internal, for select."""
         return True
 
+    def choose(self, chooses: bool) -> None:
+        """It is one of a select's from now on, or no longer. Internal."""
+
     def runtime(self) -> Runtime:
         """The runtime that drives it. Internal."""
         raise NotImplementedError
@@ -231,6 +234,8 @@ class _Select(_Many[tuple[int, Any]]):
     def __init__(self, operations: tuple[Operation[Any], ...]) -> None:
         super().__init__(operations, "select")
         self._chosen = -1
+        for operation in operations:
+            operation.choose(True)
 
     def poll(self) -> bool:
         if self._chosen >= 0:
@@ -265,15 +270,18 @@ class _Select(_Many[tuple[int, Any]]):
         for index, operation in enumerate(self._operations):
             if index != winner and operation.withdraw():
                 operation._state = LOST
+                operation.choose(False)
 
     def withdraw(self) -> bool:
-        if self._chosen >= 0 and not self._operations[self._chosen].withdraw():
-            return False
-        for operation in self._operations:
+        self._chosen = -1
+        for index, operation in enumerate(self._operations):
             # One that is done gives back what it took; what it has sent is sent.
-            if operation.withdraw() and operation._state == OWNED:
+            if not operation.withdraw():
+                self._chosen = index
+            elif operation._state == OWNED:
                 operation._state = LOST
-        return True
+                operation.choose(False)
+        return self._chosen < 0
 
     def describe(self) -> str:
         return f"select({', '.join(operation.describe() for operation in self._operations)})"

@@ -135,7 +135,7 @@ class Large:
         channel._current = None  # commit, from `del` on
         channel.go_on()
         self._parts = []
-        if self.awaited:
+        if self.awaited or channel.waiters:
             channel.reactor.touch(channel)
 
 
@@ -143,7 +143,7 @@ class Outgoing:
     """One incarnation of a channel, at its sender. What changes it holds the peer's lock."""
 
     __slots__ = (
-        "_accepted", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room", "_sealing", "_sent",
+        "_accepted", "_alone", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room", "_sealing", "_sent",
         "_since", "_streak", "_turn", "_wanted", "closed", "combined", "incarnation", "lock", "lot", "lot_ends", "name",
         "number", "over", "peer", "reactor", "stated_type", "waiters",
     )  # fmt: skip
@@ -160,6 +160,7 @@ class Outgoing:
         self.over: BaseException | None = None  # what a send raises
         self.waiters: list[Callable[[], None]] = []
         self._encode = peer.runtime.serializer.encode
+        self._alone = True  # False while a send of a select is offered, by the thread that has the lock
         self._accepted = self._sent = self._consumed = 0
         self._granted = settings.WINDOW
         self._room = 0  # bytes that may be accepted and leave at once
@@ -175,6 +176,15 @@ class Outgoing:
         self._turn = -1
 
     # Accepting
+
+    def offer_one_of(self, value: Any) -> Large | None:
+        """`offer` for a select: see `retry`."""
+        with self.lock:
+            self._alone = False
+            try:
+                return self.offer(value)
+            finally:
+                self._alone = True
 
     def offer(self, value: Any) -> Large | None:
         """Accept a value; None when that is done, else what must wait (see `retry`).
@@ -321,10 +331,13 @@ class Outgoing:
             return self._offer_slow(large)
 
     def _offer_slow(self, large: Large) -> Large | None:
-        return None if self.retry(large) else large
+        return None if self.retry(large, alone=self._alone) else large
 
-    def retry(self, large: Large) -> bool:
+    def retry(self, large: Large, *, alone: bool = True) -> bool:
         """Try to accept what had to wait; True when its send is complete.
+
+        Not ``alone``, it is one of a select's: what cannot complete in the step that accepts it is accepted only when it may
+        leave at once, because from then on it cannot be taken back.
 
         Raises:
             ChannelError: The channel is over.
@@ -345,6 +358,12 @@ class Outgoing:
                 large.number = self.number
                 if size > credit:
                     large.borrowed = True  # complete when it has left: more than the credit is never held for a sender
+                if large.borrowed and not alone:
+                    if self._queue or self._current is not None:
+                        return False
+                    if self._sent + size > self._granted:
+                        self._ask_for(size)
+                        return False
                 self._queue += (large,)
                 self._accepted += size
                 large.state = QUEUED
@@ -434,12 +453,7 @@ class Outgoing:
             large = queue[0]
             size = large.size
             if self._sent + size > self._granted:
-                if self._wanted != self._sent + size:
-                    frame = _HEADER.pack(framing.WANTED.size, self.number, framing.WANT) + self._want_payload(size)
-                    wire.out += (frame,)
-                    wire.bye_sent = False
-                    self._wanted = self._sent + size  # commit, from `wire.out` on
-                    wire.flush()
+                self._ask_for(size)
                 return
             if size <= _INLINE and large.what <= framing.BYTES:
                 kind = framing.RAW if large.what == framing.BYTES else framing.VALUE
@@ -461,11 +475,16 @@ class Outgoing:
         self._update_room()
         self._close_when_drained()
 
-    def _want_payload(self, size: int) -> bytes:
-        leaving = self.peer.runtime.leaving
-        if leaving:
-            size = sum(large.size for large in self._queue)
-        return framing.WANTED.pack(size, leaving)
+    def _ask_for(self, size: int) -> None:
+        """Tell the receiver, once, that so many bytes wait; all that do, where the process is leaving."""
+        if self._wanted != self._sent + size:
+            leaving, wire = self.peer.runtime.leaving, self.peer.wire
+            wanted = framing.WANTED.pack(sum(large.size for large in self._queue) if leaving else size, leaving)
+            frame = _HEADER.pack(len(wanted), self.number, framing.WANT) + wanted
+            wire.out += (frame,)
+            wire.bye_sent = False
+            self._wanted = self._sent + size  # commit, from `wire.out` on
+            wire.flush()
 
     def want_again(self) -> None:
         """The process is leaving: ask for all that is still held."""
