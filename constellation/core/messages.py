@@ -241,11 +241,19 @@ class Found(NamedTuple):
     pid: bytes
 
 
+class LongWaits(NamedTuple):
+    """process -> node: what it waits for since long (core/why.py), nothing when it goes on; whether only others can end it."""
+
+    waits: list[Any]
+    endless: bool
+
+
 Message: TypeAlias = (
     Ready | Spawn | Connect | Watch | Kill | Cancel | Raised | Draining | Close | Begin | Waiting
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
     | Register | Unregister | Whereis | Tie | Untie | Done | Found
+    | LongWaits
 )  # fmt: skip
 
 # The position is the number on the wire: append only (docs/wire.md).
@@ -254,6 +262,7 @@ _KINDS: tuple[type[Any], ...] = (
     LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
     Fork, Forked, ForkFailed, Ended, TemplateReady,
     Register, Unregister, Whereis, Tie, Untie, Done, Found,
+    LongWaits,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 

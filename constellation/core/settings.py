@@ -58,6 +58,12 @@ PATIENCE: Final = 0.05
 
 IDLE_CPU: Final = 0.001
 
+LONG_WAIT: Final = 0.25
+"""After this, beyond PATIENCE, the node is told what a process waits for and where."""
+
+STANDSTILL: Final = 5.0
+"""For so long nothing may change before a deployment is said to stand still."""
+
 SPIN: Final = 100e-6
 """How long a driver polls before it sleeps in the kernel, where that has paid lately. Waking a sleeping thread on another
 core costs 25 us and more on a virtual machine; a reply to a small message takes 10 us."""

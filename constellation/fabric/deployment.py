@@ -39,6 +39,7 @@ from constellation.fabric.monitor import Monitor
 from constellation.fabric.node import Node
 from constellation.fabric.templates import Starter, Template
 from constellation.fabric.terminal import Terminal
+from constellation.fabric.why import Why
 from constellation.fabric.writer import Writer
 
 if TYPE_CHECKING:
@@ -124,11 +125,12 @@ class Deployment:
             self._on_change,
             self._say,
         )
+        self._why = self._node.why = Why(loop, lambda: self._node.living, self._say)
         self._first = self._make_first(config["first"])
         self._terminal: Terminal | None = None
         if self._fds["pty"] >= 0:
             self._terminal = Terminal(
-                loop, self._fds["pty"], self._on_terminal, self._on_ctrl_c, self._suspend, self._has_room
+                loop, self._fds["pty"], self._on_terminal, self._on_ctrl_c, self._suspend, self._why.show, self._has_room
             )
         loop.watch(self._fds["keeper"], self._on_keeper)
         self._start(config, file_limit)
@@ -216,6 +218,8 @@ class Deployment:
                 self._step(Terminated(number))
             case signal.SIGWINCH if self._terminal is not None:
                 self._terminal.resize()
+            case signal.SIGQUIT:
+                self._why.show()
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -242,6 +246,7 @@ class Deployment:
         self._bridge.output(self._first.pid, 1, data, at_once=is_typed)
 
     def _on_change(self) -> None:
+        self._why.changed()
         if self._node.is_idle():
             self._is_over = True
         elif self._is_attached and not self._first.is_alive:

@@ -16,9 +16,9 @@ import time
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, here: typed at the terminal, whose whole group gets it
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _SWEEP_LIMIT_S = 10.0
-_WATCHED = (*_PASSED_ON, signal.SIGQUIT, signal.SIGCHLD)
+_WATCHED = (*_PASSED_ON, signal.SIGCHLD)
 
 
 def main(fabric: int, keeper_end: int) -> int:

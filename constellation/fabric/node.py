@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from constellation.core import messages
 from constellation.core.errors import PluginError
 from constellation.core.lifecycle import KnownEnd, certificate, closing_words
+from constellation.core.linklife import number_of
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from constellation.fabric.loop import Loop, Timer
     from constellation.fabric.master import Master
     from constellation.fabric.monitor import Monitor
+    from constellation.fabric.why import Why
 
 STALL_S = 0.25
 """How long nobody must run, while spawns wait, before they are called stalled: a message may be on its way to somebody
@@ -115,6 +117,8 @@ class Node:
         self._grace = grace
         self._file_limit = file_limit
         self._on_change = on_change
+        self.why: Why | None = None
+        """Hears what processes wait for; set by the deployment, which shows it."""
         self._say = say
         self._numbers = 1
         self._living: dict[bytes, Process] = {}
@@ -215,6 +219,8 @@ class Node:
                 process.undelivered = undelivered
             case messages.Waiting(waits):
                 self._waits(process, waits=waits)
+            case messages.LongWaits() if self.why is not None:
+                self.why.told(process, message)
             case messages.Register() | messages.Unregister() | messages.Whereis() | messages.Tie() | messages.Untie():
                 self._registry.on_message(process, message)
             case messages.Close(request, kill) if process is self.first:
@@ -385,7 +391,8 @@ class Node:
 
     def _link(self, process: Process, peer_key: bytes, after: int) -> None:
         pair = (process.key, peer_key) if process.key < peer_key else (peer_key, process.key)
-        if after < self._links.get(pair, 0):
+        number = number_of(self._links.get(pair, 0), after)
+        if not number:
             return  # one is on its way
         peer = self._living.get(peer_key)
         if peer is None or peer is process:
@@ -403,7 +410,6 @@ class Node:
                 self._say(f"constellation: links wait: {error.strerror} in the fabric\n")
             self._loop.call_later(_RETRY_S, lambda: self._link(process, peer_key, after) if process.is_alive else None)
             return
-        number = after + 1
         if peer.connection.send(messages.LinkMade(process.key, number), [theirs]):
             self._links[pair] = number
             process.peers.add(peer_key)

@@ -27,7 +27,7 @@ _IFLAG, _LFLAG, _CC = 0, 3, 6
 
 
 class Terminal:
-    """Relay between the terminal at descriptor 0 and a pty.
+    r"""Relay between the terminal at descriptor 0 and a pty.
 
     Args:
         loop: The fabric's loop.
@@ -35,6 +35,7 @@ class Terminal:
         on_output: Called with what the first process shows, and whether a person has just typed.
         on_interrupt: Called for Ctrl-C.
         on_suspend: Called for Ctrl-Z; returns when the job goes on.
+        on_quit: Called for Ctrl-\.
         has_room: Asked after each read of the pty; False pauses it until `resume`.
     """
 
@@ -45,6 +46,7 @@ class Terminal:
         on_output: Callable[[bytes, bool], None],
         on_interrupt: Callable[[], None],
         on_suspend: Callable[[], None],
+        on_quit: Callable[[], None],
         has_room: Callable[[], bool],
     ) -> None:
         self._loop = loop
@@ -52,6 +54,7 @@ class Terminal:
         self._on_output = on_output
         self._on_interrupt = on_interrupt
         self._on_suspend = on_suspend
+        self._on_quit = on_quit
         self._has_room = has_room
         self._saved: list[object] | None = None
         self._input = bytearray()
@@ -183,6 +186,8 @@ class Terminal:
         interrupt, quit_key, suspend = keys[termios.VINTR], keys[termios.VQUIT], keys[termios.VSUSP]
         for _ in range(data.count(interrupt)):
             self._on_interrupt()
+        if quit_key != b"\0" and quit_key in data:
+            self._on_quit()
         is_suspend = suspend in data
         for key in (interrupt, quit_key, suspend):
             if key != b"\0":

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from constellation.core import settings
 from constellation.core.errors import UsageError
+from constellation.process.waits import place_of_task, place_of_trio_task
 
 if TYPE_CHECKING:
     from constellation.process.operations import Operation
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _FAIR = 0.001
 """Seconds after which an await that is ready yields to the loop all the same."""
+
+_LOOK_AFTER = settings.LONG_WAIT + 0.05
 
 _last_yield = 0.0
 
@@ -38,26 +41,27 @@ def run(operation: Operation[Any]) -> Generator[Any, Any, None]:
         UsageError: No event loop that is known runs here.
     """
     global _last_yield  # fairness is of the whole process
-    done = operation.poll()
-    now = perf_counter()
-    if done and now - _last_yield < _FAIR:
+    # Where it is time to yield, that comes first: a task that is cancelled meanwhile has taken nothing.
+    fair = perf_counter() - _last_yield < _FAIR
+    if fair and operation.poll():
         return
-    fair = now - _last_yield < _FAIR
     trio: Any = sys.modules.get("trio")
     if trio is not None and _in_trio(trio):
-        if done:
-            _last_yield = now
-            yield from trio.lowlevel.cancel_shielded_checkpoint().__await__()
-        else:
-            yield from _trio_watcher(operation.runtime().reactor, trio).park(operation)
+        if not fair:
+            yield from trio.lowlevel.checkpoint().__await__()
             _last_yield = perf_counter()
-        return
-    if done:
-        _last_yield = now
-        yield  # a bare yield is asyncio's way to let the others run
+            if operation.poll():
+                return
+        yield from _trio_watcher(operation.runtime().reactor, trio).park(operation)
+        _last_yield = perf_counter()
         return
     watcher = _asyncio_watcher(operation.runtime().reactor)
-    if fair and watcher.spin(operation):
+    if not fair:
+        yield  # a bare yield is asyncio's way to let the others run
+        _last_yield = perf_counter()
+        if operation.poll():
+            return
+    elif watcher.spin(operation):
         return
     yield from watcher.park(operation)
     _last_yield = perf_counter()
@@ -107,6 +111,57 @@ class _Patience:
                 self._reactor.tell_waiting(False)
 
 
+class _Parked:
+    """The awaits of one loop that are parked; tells of those that have been for long (`process/waits.py`).
+
+    One timer per loop, and only while there are any: an await itself costs two entries in a dict.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        call_later: Callable[[float, Callable[[], object]], object],
+        place_of: Callable[[Any], str],
+        is_idle: Callable[[int], bool],
+    ) -> None:
+        self._reactor = reactor
+        self._call_later = call_later
+        self._place_of = place_of
+        self._is_idle = is_idle
+        self._parked: dict[Operation[Any], tuple[Any, float]] = {}
+        self._told: set[Operation[Any]] = set()
+        self._is_timed = False
+
+    def add(self, operation: Operation[Any], task: Any) -> None:
+        """A task has been parked."""
+        self._parked[operation] = (task, perf_counter())
+        if not self._is_timed:
+            self._is_timed = True
+            self._call_later(_LOOK_AFTER, self._look)
+
+    def remove(self, operation: Operation[Any]) -> None:
+        """It goes on."""
+        self._parked.pop(operation, None)
+        if operation in self._told:
+            self._told.discard(operation)
+            if self._reactor.waits is not None:
+                self._reactor.waits.end(operation)
+
+    def _look(self) -> None:
+        self._is_timed = False
+        waits, now = self._reactor.waits, perf_counter()
+        if self._reactor.stopped or waits is None:
+            return
+        is_endless = self._is_idle(len(self._parked))
+        for operation, (task, since) in self._parked.items():
+            if operation not in self._told and now - since >= settings.LONG_WAIT:
+                self._told.add(operation)
+                waits.begin(operation, operation.explain(), self._place_of(task), now - since, is_endless=is_endless)
+        if len(self._told) < len(self._parked):
+            self._is_timed = True
+            self._call_later(_LOOK_AFTER, self._look)
+
+
 class _AsyncioWatcher:
     """One asyncio loop, for one reactor."""
 
@@ -117,6 +172,7 @@ class _AsyncioWatcher:
         self._waiting = 0
         self._armed = False
         self._patience = _Patience(reactor)
+        self._parked = _Parked(reactor, loop.call_later, place_of_task, self._is_idle)
         self._score = 4
         self._turns = 0
         # uvloop does not show its queue: there only the time limits keep an await from holding up the others.
@@ -156,6 +212,7 @@ class _AsyncioWatcher:
         for source in sources:
             source.waiters.append(notify)
         self._enter()
+        self._parked.add(operation, asyncio.current_task(loop))
         try:
             while not operation.poll():
                 if reactor.deferred:
@@ -165,7 +222,17 @@ class _AsyncioWatcher:
         finally:
             for source in sources:
                 source.waiters.remove(notify)
+            self._parked.remove(operation)
             self._leave()
+
+    def _is_idle(self, parked: int) -> bool:
+        """Whether nothing else is going on in the loop, as far as it can be seen; if it cannot, something is."""
+        loop: Any = self._loop
+        try:
+            others = len(loop._selector.get_map()) - 2  # the loop's own pipe, and the reactor's epoll
+            return not loop._scheduled and others <= 0 and len(asyncio.all_tasks(loop)) == parked
+        except AttributeError:
+            return False
 
     def _enter(self) -> None:
         self._waiting += 1
@@ -213,6 +280,7 @@ class _TrioWatcher:
         self._waiting = 0
         self._armed = False
         self._patience = _Patience(reactor)
+        self._parked = _Parked(reactor, self._call_later, place_of_trio_task, lambda _parked: False)
         self._on_end = on_end
 
     def park(self, operation: Operation[Any]) -> Generator[Any, Any, None]:
@@ -245,6 +313,7 @@ class _TrioWatcher:
         for source in sources:
             source.waiters.append(notify)
         self._enter()
+        self._parked.add(operation, task)
         try:
             while not operation.poll():
                 if self._reactor.deferred:
@@ -254,6 +323,7 @@ class _TrioWatcher:
         finally:
             for source in sources:
                 source.waiters.remove(notify)
+            self._parked.remove(operation)
             self._leave()
 
     def _enter(self) -> None:
@@ -272,6 +342,13 @@ class _TrioWatcher:
         self._patience.end()
         if self._waiting:
             self._patience.begin(self._look_later)
+
+    def _call_later(self, seconds: float, call: Callable[[], object]) -> None:
+        async def wait() -> None:
+            await self._trio.sleep(seconds)
+            call()
+
+        self._trio.lowlevel.spawn_system_task(wait)
 
     def _look_later(self, look: Callable[[], bool]) -> None:
         async def wait() -> None:

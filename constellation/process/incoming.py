@@ -182,6 +182,11 @@ class Incoming:
             or self.discarding
         )
 
+    def explain(self) -> str:
+        """What a recv waits for."""
+        which = f" on {self.name!r}" if self.name else ""
+        return f"recv from {self.peer.pid}{which}"
+
     def give_back(self, value: Any) -> None:
         """A value that was taken for an operation that did not end: it is the next one again."""
         self.values.appendleft(value)

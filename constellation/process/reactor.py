@@ -105,7 +105,9 @@ class Reactor:
         self.deferred: list[Deferred] = []
         self.redo = _Redo(self)  # put into `deferred` where an exception may have come into the middle of something
         self.waits: Waits | None = None
-        self.tell_waiting: Callable[[bool], None] | None = None  # where the node lends what waiting processes do not use
+        self.tell_waiting: Callable[[bool], None] | None = (
+            None  # where the node lends what waiting processes do not use
+        )
         self.loops = 0  # event loops that watch the epoll; while there are any, the background stays out
         self.main = _thread.get_ident()
         self.stopped = False
@@ -267,10 +269,8 @@ class Reactor:
         if self.deferred:
             self.flush_deferred()
             timeout = 0  # who waits for what this has brought looks first
-        if operation is None:
-            events = self.poll_once(timeout)
-        else:
-            events = self._sleep(operation, None if timeout < 0 else timeout)
+        left = None if timeout < 0 else timeout
+        events = self.poll_once(left) if operation is None else self._sleep(operation, left)
         for fd, mask in events:
             handler = self.handlers.get(fd)
             if handler is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from constellation.core import settings
+from constellation.core import settings, why
 from constellation.core.errors import UsageError
 from constellation.core.messages import (
     Begin,
@@ -21,6 +21,7 @@ from constellation.core.messages import (
     Draining,
     Exited,
     LinkMade,
+    LongWaits,
     Message,
     Raised,
     Ready,
@@ -34,10 +35,12 @@ from constellation.process.control import Control
 from constellation.process.memory import Pool
 from constellation.process.peer import Peer, error_of
 from constellation.process.reactor import Reactor
+from constellation.process.waits import Waits
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Serializer, Transport
     from constellation.core.resources import Resources
+    from constellation.core.why import Wait
     from constellation.process.incoming import Incoming
     from constellation.process.operations import Operation
 
@@ -86,6 +89,7 @@ class Runtime:
         self.control = Control(self.reactor, control, self._on_message, self._on_node_gone)
         if config.get("capacity") is not None:
             self.reactor.tell_waiting = self._tell_waiting
+        self.reactor.waits = Waits(self._tell_waits)
         self._budget = max(resources.mem // settings.BUDGET_SHARE, settings.BUDGET_FLOOR)
         self.is_drain_full = False  # somebody who leaves was refused
         self._drained: list[Incoming] = []
@@ -238,6 +242,9 @@ class _Delivered:
     def poll(self) -> bool:
         self._peers = self.left()
         return not self._peers
+
+    def explain(self) -> str:
+        return f"the delivery of {', '.join(_names(self.left()))}"
 
 
 _TELL_AFTER = 0.2
