@@ -48,8 +48,8 @@ def run(operation: Operation[Any]) -> Generator[Any, Any, None]:
     trio: Any = sys.modules.get("trio")
     if trio is not None and _in_trio(trio):
         if not fair:
+            _last_yield = perf_counter()  # before: who is cancelled at each yield still gets on at the next try
             yield from trio.lowlevel.checkpoint().__await__()
-            _last_yield = perf_counter()
             if operation.poll():
                 return
         yield from _trio_watcher(operation.runtime().reactor, trio).park(operation)
@@ -57,8 +57,8 @@ def run(operation: Operation[Any]) -> Generator[Any, Any, None]:
         return
     watcher = _asyncio_watcher(operation.runtime().reactor)
     if not fair:
+        _last_yield = perf_counter()  # before, as above
         yield  # a bare yield is asyncio's way to let the others run
-        _last_yield = perf_counter()
         if operation.poll():
             return
     elif watcher.spin(operation):
