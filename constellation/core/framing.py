@@ -40,9 +40,10 @@ FLUSHED: Final = 11
 HELLO: Final = 12
 """First frame of each side: version, transport, serializer, credit."""
 BYE: Final = 13
-"""This side has no channel left; it will not use the link unless it says OPEN again."""
+"""This side has no channel left; it will not use the link unless it says OPEN again (core/linklife.py). In the place of
+the channel stands how many times this side has said so here."""
 BYE_TOO: Final = 14
-"""The answer: nor has this side, and it sends nothing more. Who reads this closes the link."""
+"""The answer to the BYE of that number: nor has this side, and it sends nothing more. Who reads this closes the link."""
 
 LAST_KIND: Final = BYE_TOO
 

@@ -470,7 +470,6 @@ class Outgoing:
                 del queue[0]
                 wire.out += (layout,)
                 wire.bulk += (large,)  # commit, from `_current` on
-        wire.bye_sent = False
         wire.flush()
         self._update_room()
         self._close_when_drained()
@@ -482,7 +481,6 @@ class Outgoing:
             wanted = framing.WANTED.pack(sum(large.size for large in self._queue) if leaving else size, leaving)
             frame = _HEADER.pack(len(wanted), self.number, framing.WANT) + wanted
             wire.out += (frame,)
-            wire.bye_sent = False
             self._wanted = self._sent + size  # commit, from `wire.out` on
             wire.flush()
 

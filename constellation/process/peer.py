@@ -1,8 +1,8 @@
 """Another process, as this one sees it: its link and the channels with it.
 
 One link carries all channels between two processes. It is made by the node at the first use and taken down with the
-last channel: a side without channels says BYE; the other, if it has none either, answers BYE_TOO and from then on sends
-nothing; who reads that closes. OPEN after BYE takes the BYE back. When both say BYE at once, the lower Pid's counts.
+last channel: core/linklife.py has the rule, by which a wire is in use (`wire`), or given up (`_closing`) until the other
+side closes it or opens another channel on it.
 
 Frames from the sending half (OPEN, values, CLOSE, WANT, FLUSH) and from the receiving half (GRANT, REFUSE, FLUSHED)
 share the link. A process that has a channel to itself uses a link of two wires: the first for the sending half, `_back`
@@ -17,8 +17,9 @@ import _thread
 import os
 from typing import TYPE_CHECKING
 
-from constellation.core import framing, settings
+from constellation.core import framing, linklife, settings
 from constellation.core.errors import ChannelClosed, ChannelError, HandshakeError, PeerDied
+from constellation.core.linklife import Connecting
 from constellation.core.messages import Connect
 from constellation.process.incoming import Incoming
 from constellation.process.outgoing import Outgoing
@@ -50,9 +51,8 @@ class Peer:
         self._received_incarnations: dict[str, int] = {}
         self._last_channel = 0
         self._token = 0
-        self._connecting = False
-        self._link_number = 0
-        self._closing: list[Wire] = []
+        self._connecting = Connecting()
+        self._closing: list[Wire] = []  # given up
         self._asked = False
         self.wire = self._new_wire()
         self._back = self.wire
@@ -87,7 +87,7 @@ class Peer:
         """Give a channel its number and say so. The lock must be held."""
         self._last_channel = number = self._last_channel + 1
         self.outgoing_by_number[number] = channel
-        self.wire.bye_sent = False
+        self.wire.life.opening()
         self.wire.out.append(framing.encode_open(number, channel.incarnation, channel.name, channel.stated_type))
         self.ensure_link()
         return number
@@ -128,7 +128,7 @@ class Peer:
 
     def refuse(self, channel: Incoming, stated: str) -> None:
         """Tell the sender that its type is not the receiver's."""
-        if channel.number is not None:
+        if channel.number is not None and channel.ended is None:
             self.reply(framing.REFUSE, channel.number, stated.encode())
 
     def reply(self, kind: int, number: int, payload: bytes = b"") -> None:
@@ -146,13 +146,13 @@ class Peer:
     def ensure_link(self) -> None:
         """Ask the node for a link, unless there is one or one is on its way."""
         with self.lock:
-            if self.wire.link is not None or self._connecting or self._closing or self.gone is not None:
+            if self.gone is not None or not self._connecting.may_ask(self.wire.link is not None, bool(self._closing)):
                 return
             if self.pid == self.runtime.pid:
                 self._link_to_self()
                 return
-            self.runtime.control.send(Connect(self.pid.to_bytes(), self._link_number))
-            self._connecting = True
+            self.runtime.control.send(Connect(self.pid.to_bytes(), self._connecting.number))
+            self._connecting.is_asked = True
 
     def _link_to_self(self) -> None:
         transport = self.runtime.transport
@@ -164,17 +164,21 @@ class Peer:
     def on_link(self, number: int, fd: int) -> None:
         """The node has made a link; ``fd`` stays the caller's."""
         with self.lock:
-            self._connecting = False
-            if self.wire.link is None and number > self._link_number:
-                self.wire.open(self.runtime.transport.adopt(os.dup(fd)), number)
-                self._link_number = number
-            elif self.wire.number == number and self.wire.link is not None:  # once more, after a Ctrl-C
-                self.wire.open(self.wire.link, number)
-                self._link_number = number
+            connecting, wire = self._connecting, self.wire
+            if connecting.is_next(number, wire.link is not None):
+                wire.open(self.runtime.transport.adopt(os.dup(fd)), number)
+            elif wire.number == number and wire.link is not None:  # once more, after a Ctrl-C
+                wire.open(wire.link, number)
+            else:
+                return
+            connecting.number = number
+            if connecting.is_asked:
+                connecting.is_asked = False
+                self._say_bye()  # what it was asked for may have gone meanwhile
 
     def on_refused(self, error: ChannelError) -> None:
         """There is no such process, or it has ended."""
-        self._connecting = False
+        self._connecting.is_asked = False
         if self.wire.link is None:
             self.fail(error)
 
@@ -182,12 +186,8 @@ class Peer:
         """The link has ended: as agreed, or because the process is gone. The role is held."""
         with self.lock:
             if wire in self._closing:
-                if self.flushed < self._token:
-                    # The peer may have gone without reading that question: ask again, or learn of its end.
-                    self.wire.out += (framing.encode_frame(framing.FLUSH, self._token),)
                 self._closing.remove(wire)
-                if len(self.wire.out) > 1 or self._has_channels():
-                    self.ensure_link()
+                self._after_end()
             elif self.gone is None and not self._asked:
                 self.runtime.watch_peer(self)
                 self._asked = True
@@ -225,31 +225,59 @@ class Peer:
     def _say_bye(self) -> None:
         """After a channel has gone: offer to take the link down if it was the last."""
         wire = self.wire
-        if wire.link is None or self._back is not wire or self._has_channels():
-            return
-        if wire.bye_from_peer:
-            self._agree(wire)
-        elif not wire.bye_sent:
-            wire.put(framing.encode_frame(framing.BYE, 0))
-            wire.bye_sent = True
+        if wire.link is not None and self._back is wire and not self._has_channels():
+            self._act(wire, wire.life.idle())
 
-    def _agree(self, wire: Wire) -> None:
-        """Answer a BYE; the other side closes."""
-        wire.put(framing.encode_frame(framing.BYE_TOO, 0))
-        wire.committed = True
-        self._closing.append(wire)
-        self.wire = self._back = self._new_wire()
+    def _act(self, wire: Wire, action: int) -> None:
+        """Do what the rule of a link says. May be done twice, after a Ctrl-C."""
+        if action == linklife.SAY:
+            wire.put(framing.encode_frame(framing.BYE, wire.life.next))
+        elif action == linklife.ANSWER:
+            self._give_up(wire)
+        elif action == linklife.TAKE_BACK:
+            self._take_back(wire)
+        elif action == linklife.CLOSE:
+            if wire is self.wire:
+                self.wire = self._back = self._new_wire()
+            elif wire in self._closing:
+                self._closing.remove(wire)
+            wire.close()
+            self._after_end()
+        wire.life.done(action)
+
+    def _give_up(self, wire: Wire) -> None:
+        """Answer a BYE: nothing may follow on this wire, whatever comes in between."""
+        answer = (framing.encode_frame(framing.BYE_TOO, wire.life.heard),)
+        if wire is self.wire:
+            fresh, life = self._new_wire(), wire.life
+            wire.out += answer
+            self._closing += (wire,)
+            self.wire = self._back = fresh
+            life.given_up = True  # commit, from `wire.out` on
+        else:
+            wire.out += answer
+        wire.flush()
 
     def _take_back(self, wire: Wire) -> None:
         """The other side has opened a channel after its BYE: the link stays."""
-        wire.committed = False
-        self._closing.remove(wire)
-        fresh, self.wire = self.wire, wire
-        self._back = wire
-        del fresh.out[0]  # its HELLO
-        wire.out += fresh.out
-        wire.bulk += fresh.bulk
+        fresh = self.wire
+        if fresh is not wire:
+            waiting, bulk = list(fresh.out)[1:], fresh.bulk  # all but its HELLO
+            if waiting:
+                wire.life.opening()
+            wire.out += waiting
+            wire.bulk += bulk
+            self.wire = self._back = wire  # commit, from `wire.out` on
+        if wire in self._closing:
+            self._closing.remove(wire)
         wire.flush()
+
+    def _after_end(self) -> None:
+        """A link has been taken down as agreed: all that was sent on it has been taken in."""
+        if len(self.wire.out) > 1 or self._has_channels():
+            self.ensure_link()  # also for a Receiver that waits: without a link it would not see the peer's end
+        elif not self._closing:
+            self.flushed = self._token
 
     def resume(self) -> None:
         """After an exception of a signal handler: let leave what may."""
@@ -260,6 +288,8 @@ class Peer:
                     self.reactor.touched += (channel,)
             if len(self.wire.out) > 1 or self._has_channels():
                 self.ensure_link()
+            else:
+                self._say_bye()
 
     def abandon(self) -> None:
         """In a child that the user's program forked: let go of the links, without a word and without a lock."""
@@ -281,9 +311,6 @@ class Peer:
             FrameError: No honest peer sends this.
         """
         with self.lock:
-            if wire.committed and kind == framing.OPEN:
-                self._take_back(wire)
-            wire.bye_from_peer = False
             if kind == framing.GRANT:
                 outgoing = self.outgoing_by_number.get(number)
                 if outgoing is not None:
@@ -291,6 +318,7 @@ class Peer:
             elif kind == framing.PARTS:
                 self._numbered(number).begin_large(*framing.read_parts(payload))
             elif kind == framing.OPEN:
+                self._act(wire, wire.life.on_open())
                 self._on_open(number, *framing.read_open(payload))
             elif kind == framing.CLOSE:
                 incoming = self.incoming_by_number.get(number)
@@ -319,17 +347,9 @@ class Peer:
             elif kind == framing.HELLO:
                 self._on_hello(payload)
             elif kind == framing.BYE:
-                if self._has_channels():
-                    wire.bye_from_peer = True
-                elif not (wire.bye_sent and self.runtime.pid < self.pid):
-                    self._agree(wire)
-            elif kind == framing.BYE_TOO and wire.bye_sent and wire is self.wire:
-                self.wire = self._back = self._new_wire()
-                wire.close()
-                if self._has_channels():  # a Receiver that waits: without a link it would not see the peer's end
-                    self.ensure_link()
-                if self._has_channels():  # a Receiver has been used since, which says nothing on the link
-                    self.ensure_link()
+                self._act(wire, wire.life.on_bye(number, self._has_channels()))
+            elif kind == framing.BYE_TOO:
+                self._act(wire, wire.life.on_bye_too(number))
 
     def _numbered(self, number: int) -> Incoming:
         channel = self.incoming_by_number.get(number)
@@ -362,13 +382,19 @@ class Peer:
     def ask_flush(self) -> None:
         """The process is leaving: ask the peer to say when it has taken in all that was sent."""
         with self.lock:
-            if self.wire.link is None and len(self.wire.out) > 1:
+            for wire in self._closing:
+                # Read where the peer has opened a channel since its BYE; else it closes, which is an answer too.
+                self._ask_flush(wire)
+            if self.wire.link is not None or len(self.wire.out) > 1:
                 self.ensure_link()
-            self.wire.release()
-            for channel in list(self._sending.values()):
-                channel.want_again()
-            self._token += 1
-            self.wire.put(framing.encode_frame(framing.FLUSH, self._token))
+                self.wire.release()
+                for channel in list(self._sending.values()):
+                    channel.want_again()
+                self._ask_flush(self.wire)
+
+    def _ask_flush(self, wire: Wire) -> None:
+        self._token += 1
+        wire.put(framing.encode_frame(framing.FLUSH, self._token))
 
     @property
     def is_delivered(self) -> bool:
@@ -377,14 +403,14 @@ class Peer:
             return True
         if not all(channel.is_drained for channel in self.undrained()):
             return False
-        if self.flushed < self._token:
+        if self._closing or self.flushed < self._token:
             return False
         return not ((self.wire.out and self.wire.link is not None) or self.wire.bulk)
 
     @property
     def was_used(self) -> bool:
         """Whether there is a link, or something that waits for one."""
-        return self.gone is None and (self.wire.link is not None or len(self.wire.out) > 1)
+        return self.gone is None and (self.wire.link is not None or len(self.wire.out) > 1 or bool(self._closing))
 
     def undrained(self) -> list[Outgoing]:
         """The channels that still hold something."""

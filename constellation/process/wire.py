@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from constellation.core import framing
+from constellation.core.linklife import LinkLife
 from constellation.process.reactor import EPOLLIN, EPOLLOUT
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Wire:
 
     __slots__ = (
         "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pos", "_until", "_wants_write",
-        "bulk", "bye_from_peer", "bye_sent", "committed", "deferred", "fd", "link", "lock", "number", "out", "peer", "reactor", "sent",
+        "bulk", "deferred", "fd", "life", "link", "lock", "number", "out", "peer", "reactor", "sent",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, reactor: Reactor) -> None:
@@ -52,7 +53,7 @@ class Wire:
         self.out: deque[Buffer] = deque()
         self.bulk: deque[Large] = deque()
         self.deferred: list[Outgoing] | bool = False
-        self.bye_sent = self.bye_from_peer = self.committed = False
+        self.life = LinkLife()
         self.sent: list[int] = []
         self._got: list[bytes] = []
         self._wants_write = False
@@ -86,7 +87,6 @@ class Wire:
     def put(self, *buffers: Buffer) -> None:
         """Queue buffers and write what the socket takes."""
         with self.lock:
-            self.bye_sent = False
             self.out += buffers  # commit
             self.flush()
 

@@ -25,15 +25,16 @@ def test_one_link_for_a_pair_made_on_use_gone_with_the_last_channel(run_program:
                 end.close()
             back.close()
             until(lambda: sockets() == before)
+            open("gone", "w").close()
+            until(lambda: os.path.exists("go_on"))  # the other end has seen it too
             again = Receiver(parent(), "again")
             assert again.recv().block() == 1
             assert sockets() == before + 1
         init()
-        pid = spawn(child).block()
         before = sockets()
+        pid = spawn(child).block()
         senders = {name: Sender(pid, name) for name in "abc"}
         back = Receiver(pid)
-        assert sockets() == before
         for name, sender in senders.items():
             sender.send(name).block()
         assert back.recv().block() == "got"
@@ -44,6 +45,8 @@ def test_one_link_for_a_pair_made_on_use_gone_with_the_last_channel(run_program:
         raises(ChannelClosed, lambda: back.recv().block())
         back.close()
         until(lambda: sockets() == before)
+        until(lambda: os.path.exists("gone"))
+        open("go_on", "w").close()
         Sender(pid, "again").send(1).block()
         assert watch(pid).block().ok
         until(lambda: sockets() == before)
