@@ -61,6 +61,9 @@ IDLE_CPU: Final = 0.001
 LONG_WAIT: Final = 0.25
 """After this, beyond PATIENCE, the node is told what a process waits for and where."""
 
+LONGEST_POLL: Final = 1e6
+"""The kernel counts milliseconds in an int, which ends after 24 days; who is woken too early waits again."""
+
 STANDSTILL: Final = 5.0
 """For so long nothing may change before a deployment is said to stand still."""
 

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 
 from constellation.core.errors import UsageError
-from constellation.core.settings import LONG_WAIT
+from constellation.core.settings import LONG_WAIT, LONGEST_POLL
 
 if TYPE_CHECKING:
     from constellation.process.runtime import Runtime
@@ -64,6 +64,10 @@ class Operation(Generic[T]):
 
     def choose(self, chooses: bool) -> None:
         """It is one of a select's from now on, or no longer. Internal."""
+
+    def rewind(self) -> bool:
+        """Lose a select: be as before, and ready to be used again. False when it is too late. Internal."""
+        return self.withdraw()
 
     def runtime(self) -> Runtime:
         """The runtime that drives it. Internal."""
@@ -176,7 +180,7 @@ def wait(operation: Operation[Any], runtime: Runtime, timeout: float | None) -> 
         elif not touched.acquire(True, LONG_WAIT) and waits is not None:
             waits.begin(me, operation.explain(), waits.place_of_thread(me), LONG_WAIT, is_endless=seconds is None)
             try:
-                touched.acquire(True, -1 if seconds is None else seconds - LONG_WAIT)
+                touched.acquire(True, -1 if seconds is None else min(seconds - LONG_WAIT, LONGEST_POLL))
             finally:
                 waits.end(me)
 
@@ -268,7 +272,7 @@ class _Select(_Many[tuple[int, Any]]):
         """The losers are as they were before, and may be used again."""
         self._operations[winner]._state = DONE
         for index, operation in enumerate(self._operations):
-            if index != winner and operation.withdraw():
+            if index != winner and operation.rewind():
                 operation._state = LOST
                 operation.choose(False)
 
@@ -309,10 +313,10 @@ class _Join(_Many[list[Any]]):
 
     def withdraw(self) -> bool:
         # Backwards, so that what two of them took from one channel is given back in its order.
-        results = [operation.withdraw() for operation in reversed(self._operations)]
-        for operation in self._operations:
+        for operation in reversed(self._operations):
+            operation.withdraw()  # a send that has begun to leave is accepted; that must not make the others wait
             operation._state = DONE
-        return all(results)
+        return True
 
     def describe(self) -> str:
         return f"join({', '.join(operation.describe() for operation in self._operations)})"

@@ -355,7 +355,7 @@ class Reactor:
                 return events
             waited = settings.PATIENCE + settings.LONG_WAIT
             waits.begin(me, operation.explain(), waits.place_of_thread(me), waited, is_endless=left is None)
-            return self.poll_once(None if left is None else left - settings.LONG_WAIT)
+            return self.poll_once(None if left is None else min(left - settings.LONG_WAIT, settings.LONGEST_POLL))
         finally:
             if waits is not None:
                 waits.end(me)

@@ -25,7 +25,7 @@ from constellation.core.resources import Resources
 from constellation.core.settings import GRACE
 from constellation.core.status import ExitStatus
 from constellation.process import runtime as runtimes
-from constellation.process.operations import FRESH, Operation, Source
+from constellation.process.operations import FRESH, Operation, Source, wait
 
 if TYPE_CHECKING:
     from constellation.process.control import Request
@@ -83,8 +83,21 @@ class _Asking(Operation[T]):
                 self._runtime.control.send(Cancel(request.number))
         return True
 
+    def rewind(self) -> bool:
+        return True  # the question stands: asked again, the operation waits for the same answer
+
+    def __del__(self) -> None:
+        super().__del__()
+        request = getattr(self, "_request", None)
+        if request is not None and request.answer is None and not self._runtime.is_foreign:
+            self.withdraw()
+
     def runtime(self) -> Runtime:
         return self._runtime
+
+
+class _Withdrawn(Exception):
+    """The node has taken a spawn out of its queue, as was asked."""
 
 
 class _Spawn(_Asking[Pid]):
@@ -127,9 +140,41 @@ class _Spawn(_Asking[Pid]):
         if isinstance(answer, Spawned):
             return Pid.from_bytes(answer.pid)
         if isinstance(answer, SpawnFailed):
+            if answer.kind == "Cancelled":
+                raise _Withdrawn
             kind = getattr(errors, answer.kind, SpawnError)
             raise kind(answer.text)
         raise errors.InternalError(f"the answer to a spawn was {answer!r}")
+
+    def _block_slowly(self, timeout: float | None) -> Pid:
+        try:
+            if not wait(self, self._runtime, timeout):
+                request = self._request
+                if request is not None and request.answer is None:
+                    self._runtime.control.send(Cancel(request.number))
+                wait(self, self._runtime, None)  # the node answers at once: taken out of the queue, or it was too late
+        except _Withdrawn:
+            raise TimeoutError(f"{self.describe()}: no room after {timeout:g} s; withdrawn") from None
+        except BaseException:
+            self.withdraw()
+            raise
+        return self._result
+
+    def withdraw(self) -> bool:
+        request, control = self._request, self._runtime.control
+        if request is not None and request.answer is None and control.is_open:
+
+            def end_it() -> None:
+                # It was placed before the node read that nobody wants it any more.
+                if isinstance(request.answer, Spawned):
+                    late = control.request()
+                    control.forget(late)
+                    control.send(Kill(late.number, request.answer.pid, 0.0, tree=False))
+
+            self._request = None
+            request.waiters[:] = [end_it]
+            control.send(Cancel(request.number))
+        return True
 
     def describe(self) -> str:
         return f"spawn of {self._function}"

@@ -90,3 +90,41 @@ for pid in held:
     )
 
     assert result.stdout.split() == ["SpawnStalled", "True", "NoCapacity", "Infeasible"], result.stderr
+
+
+def test_a_spawn_that_timed_out_or_lost_a_select_runs_once_or_never(run_program: RunProgram, tmp_path: Path) -> None:
+    """A timed out spawn has left the queue; one that loses a select keeps its place and may be used again."""
+    result = run_program(
+        tmp_path,
+        _PROGRAM
+        + """
+from constellation import join, select, watch
+
+FULL = Resources(mem="60 MiB", cpu=0.1)
+
+def counted():
+    print("counted")
+
+held = spawn(holder, resources=FULL).block()
+try:
+    spawn(counted, resources=FULL).block(timeout=0.1)
+except TimeoutError:
+    print("timed out")
+receiver, sender = Receiver(init_pid, "own"), Sender(init_pid, "own")
+waiting = spawn(counted, resources=FULL)
+for number in range(3):
+    sender.send(number).block()
+    print(*select(receiver.recv(), waiting).block())
+Sender(held).send(None).block()
+index, pid = select(receiver.recv(), waiting).block()
+print(index, watch(pid).block().code)
+try:
+    join(receiver.recv(), receiver.recv()).block(timeout=0.05)
+except TimeoutError:
+    print("timed out")
+""".replace("init_pid", "__import__('constellation').pid()"),
+        env={"CONSTELLATION_FORMAT": "raw"},
+    )
+
+    expected = ["timed out", "0 0", "0 1", "0 2", "counted", "1 0", "timed out"]
+    assert (sorted(result.stdout.splitlines()), result.returncode) == (sorted(expected), 0), result.stderr
