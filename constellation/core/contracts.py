@@ -89,7 +89,12 @@ class Transport(Protocol):
 
 
 class Serializer(Protocol):
-    """Turns values into bytes and back. One object per process, made by the `register_serializers` hook."""
+    """Turns values into bytes and back. One object per process, made by the `register_serializers` hook.
+
+    One with a true attribute ``takes_all_plain`` states that it can encode every list whose members are exact int, float,
+    bool, None, str or bytes, or flat dicts and tuples of these: quick sends of such values are then encoded together, after
+    the send has returned. Without it each value is encoded in its own send, which is where a refusal belongs.
+    """
 
     name: str
     foreign_safe: bool

@@ -143,8 +143,8 @@ class Outgoing:
     """One incarnation of a channel, at its sender. What changes it holds the peer's lock."""
 
     __slots__ = (
-        "_accepted", "_alone", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room", "_sealing", "_sent",
-        "_since", "_streak", "_turn", "_wanted", "closed", "combined", "incarnation", "lock", "lot", "lot_ends", "name",
+        "_accepted", "_alone", "_combines", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room",
+        "_sealing", "_sent", "_since", "_streak", "_turn", "_wanted", "closed", "combined", "incarnation", "lock", "lot", "lot_ends", "name",
         "number", "over", "peer", "reactor", "stated_type", "waiters",
     )  # fmt: skip
 
@@ -160,6 +160,7 @@ class Outgoing:
         self.over: BaseException | None = None  # what a send raises
         self.waiters: list[Callable[[], None]] = []
         self._encode = peer.runtime.serializer.encode
+        self._combines = getattr(peer.runtime.serializer, "takes_all_plain", False)
         self._alone = True  # False while a send of a select is offered, by the thread that has the lock
         self._accepted = self._sent = self._consumed = 0
         self._granted = settings.WINDOW
@@ -202,7 +203,7 @@ class Outgoing:
             self._streak = 0
             self._turn = reactor.turn
         self._last = now
-        if self._streak > _COMBINE_AFTER:
+        if self._streak > _COMBINE_AFTER and self._combines:
             # Queued as it is? Only what nobody can change, and whose size is known without looking into it.
             if kind in SCALARS:
                 size = SCALAR_BYTES
@@ -221,15 +222,11 @@ class Outgoing:
                 self.lot -= size  # commit, from the look on
                 return None
             with self.lock:
-                if not self.combined:
+                if size >= self.lot or now >= self.lot_ends:
+                    if self.combined:
+                        self.peer.wire.release()
+                        self._turn = reactor.turn
                     self._begin_lot(now)
-                if size < self.lot and now < self.lot_ends:
-                    self.combined += (value,)
-                    self.lot -= size  # commit
-                    return None
-                self.peer.wire.release()
-                self._turn = reactor.turn
-                self._begin_lot(now)
                 if size < self.lot:
                     self.combined += (value,)
                     self.lot -= size  # commit
@@ -241,6 +238,7 @@ class Outgoing:
 
         While `lot` is above zero the channel is open and in order, and a send may add to `combined` without a lock.
         """
+        self.lot = 0
         lot = min(_COMBINE_BYTES, self._room - _COMBINE_ROOM)
         if lot > 0 and self.over is None and not self._queue and self._sealing is None:
             self.lot_ends = now + _COMBINE_TIME
@@ -402,6 +400,7 @@ class Outgoing:
             if values is None:
                 values = self.combined
                 if not values:
+                    self.lot = 0  # commit, from `values` on: nothing more may join a lot that nobody will seal
                     return
                 self._sealing = values
                 self.combined = []

@@ -32,6 +32,7 @@ class PickleSerializer:
 
     name = "pickle"
     foreign_safe = False
+    takes_all_plain = True
 
     def encode(self, value: Any) -> list[Buffer]:
         """Pickle a value.

@@ -117,7 +117,9 @@ def test_several_peers_get_all_that_one_leaves_behind(run_program: RunProgram, t
     passes(run_program, tmp_path, source)
 
 
-def test_what_nobody_takes_ends_the_linger_and_stands_in_the_certificate(run_program: RunProgram, tmp_path: Path) -> None:
+def test_what_nobody_takes_ends_the_linger_and_stands_in_the_certificate(
+    run_program: RunProgram, tmp_path: Path
+) -> None:
     """More than the drain limit for a receiver that never receives: shown as draining, then as undelivered."""
     source = """
         from constellation.core import settings
@@ -147,8 +149,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("end", "error"), ENDS)
 def test_a_receiver_after_the_end_of_its_sender(run_program: RunProgram, tmp_path: Path, end: str, error: str) -> None:
-    """The delivered values first; then ChannelClosed for a good end and PeerDied for any other, each time; iteration ends
-    for the good one only."""
+    """The delivered values, then ChannelClosed for a good end, PeerDied for any other; iteration ends for the good one."""
     source = f"""
         def child():
             s = Sender(parent())

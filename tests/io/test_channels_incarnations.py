@@ -173,7 +173,5 @@ def test_incarnations_do_not_pile_up(run_program: RunProgram, tmp_path: Path) ->
         assert size(pid) < 20, size(pid)
         kill(pid, grace=0).block()
     """
-    from tests.io.channel_programs import run
-
     result = run(run_program, tmp_path, source)
     assert (result.returncode, result.stderr) == (137, ""), result

@@ -12,8 +12,8 @@ from tests.io.channel_programs import passes, run
 MAIN = {
     "joins": "for thread in threads: thread.join()",
     "computes": "while any(thread.is_alive() for thread in threads): sum(range(2000))",
-    "receives": "assert Receiver(extra).recv().block() == 'late'\n        for thread in threads: thread.join()",
-    "streams": "mine = Sender(extra, 'm'); back = Receiver(extra, 'm')\n        for n in range(1500):\n            mine.send(n).block()\n            assert back.recv().block() == n\n        for thread in threads: thread.join()",
+    "receives": "assert Receiver(extra).recv().block() == 'late'; [thread.join() for thread in threads]",
+    "streams": "back_and_forth(); [thread.join() for thread in threads]",
 }
 
 
@@ -49,6 +49,11 @@ def test_threads_on_channels_of_their_own(run_program: RunProgram, tmp_path: Pat
             assert [r.recv().block() for _ in range(400)] == list(range(400))
             s.close()
             done.append(name)
+        def back_and_forth():
+            s, r = Sender(extra, "m"), Receiver(extra, "m")
+            for n in range(1500):
+                s.send(n).block()
+                assert r.recv().block() == n
         init()
         done = []
         extra = spawn(other).block()

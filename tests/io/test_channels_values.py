@@ -168,6 +168,25 @@ def test_a_value_that_cannot_be_encoded_is_refused_with_its_path(run_program: Ru
     passes(run_program, tmp_path, source)
 
 
+def test_a_refusal_in_a_stream_belongs_to_the_send_of_that_value(run_program: RunProgram, tmp_path: Path) -> None:
+    """msgpack takes no lone surrogates: such a value is refused in its own send, however quick the stream around it is."""
+    source = """
+        def child():
+            s, refused = Sender(parent()), []
+            for n in range(60_000):
+                try:
+                    s.send("\\ud800" if n % 5000 == 4000 else n).block()
+                except SerializationError:
+                    refused.append(n)
+            assert refused == list(range(4000, 60_000, 5000)), refused
+        init(serializer="msgpack")
+        pid = spawn(child).block()
+        assert list(Receiver(pid)) == [n for n in range(60_000) if n % 5000 != 4000]
+        assert watch(pid).block().ok
+    """
+    passes(run_program, tmp_path, source)
+
+
 def test_a_value_that_cannot_be_decoded_is_passed_over(run_program: RunProgram, tmp_path: Path) -> None:
     """The receiver gets the error once, and then the next value; small, large, and by iteration."""
     source = """

@@ -96,8 +96,7 @@ def test_a_timeout_withdraws(run_program: RunProgram, tmp_path: Path) -> None:
 
 
 def test_a_send_that_timed_out_while_it_left_is_accepted_whole(run_program: RunProgram, tmp_path: Path) -> None:
-    """A borrowed buffer whose first chunks are on their way: either TimeoutError and nothing arrives, or it is sent as it
-    was, whatever its owner does next."""
+    """Either TimeoutError and nothing arrives, or it is sent as it was, whatever the buffer's owner does next."""
     source = """
         import random
         def child():
@@ -181,8 +180,7 @@ def test_select_prefers_the_earlier(run_program: RunProgram, tmp_path: Path) -> 
 
 
 def test_select_with_sends(run_program: RunProgram, tmp_path: Path) -> None:
-    """Sends that wait for credit, borrowed and large ones too, against receives: each is accepted whole or not at all, and
-    the receivers see exactly the ones that won."""
+    """Borrowed and large ones too, against receives: the receivers see exactly the sends that won, each whole."""
     source = """
         import random
         def child(seed):
