@@ -199,8 +199,9 @@ class Sender(_End, Generic[T]):
     def __del__(self) -> None:
         if getattr(self, "_open", False):
             self._leave()
-            if self._channel.over is not None and self._peer.gone is None:
-                self._peer.end_sending(self._channel)
+            channel = getattr(self, "_channel", None)  # a signal handler may have raised before it was set
+            if channel is not None and channel.over is not None and self._peer.gone is None:
+                self._peer.end_sending(channel)
 
 
 class _Send(Operation[None]):
@@ -413,8 +414,8 @@ class Receiver(_End, Generic[T]):
     def __del__(self) -> None:
         if getattr(self, "_open", False):
             self._leave()
-            channel = self._channel
-            if channel.ended is not None and channel.is_over and self._peer.gone is None:
+            channel = getattr(self, "_channel", None)  # a signal handler may have raised before it was set
+            if channel is not None and channel.ended is not None and channel.is_over and self._peer.gone is None:
                 self._peer.end_receiving(channel)
 
 

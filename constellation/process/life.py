@@ -8,6 +8,7 @@ temporary directories and close connections that belong to the template. It does
 from __future__ import annotations
 
 import _io
+import _thread
 import atexit
 import contextlib
 import gc
@@ -16,9 +17,11 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 from constellation.core.errors import SerializationError
@@ -26,10 +29,12 @@ from constellation.core.messages import Fork
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
 from constellation.process import runtime
+from constellation.process.reactor import prepare_signals
 from constellation.serializers import pickle
 
 SIGTERM_CODE = 143
 INTERRUPT_CODE = 130
+_ASK_AGAIN_S = 0.002
 
 _is_forking = False
 _watches_forks = False
@@ -164,10 +169,34 @@ def handle_sigterm() -> None:
     """Have SIGTERM end the process by SystemExit(143), so that it cleans up, unless the program says otherwise."""
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _on_sigterm)
+        sys.unraisablehook = partial(_on_unraisable, sys.unraisablehook)
 
 
 def _on_sigterm(_number: int, _frame: Any) -> NoReturn:
-    raise SystemExit(SIGTERM_CODE)
+    raise SigtermExit(SIGTERM_CODE)
+
+
+class SigtermExit(SystemExit):
+    """The SystemExit of a SIGTERM."""
+
+
+SigtermExit.__name__ = SigtermExit.__qualname__ = "SystemExit"
+
+
+def _on_unraisable(former: Callable[[Any], Any], unraisable: Any) -> None:
+    """Ask again where Python has dropped the SystemExit of a SIGTERM, because it came into a ``__del__`` or a callback.
+
+    Asked once, a process must not live on until it is killed.
+    """
+    if not isinstance(unraisable.exc_value, SigtermExit):
+        former(unraisable)
+    elif not _is_foreign:
+        _thread.start_new_thread(_ask_again, ())
+
+
+def _ask_again() -> None:
+    time.sleep(_ASK_AGAIN_S)  # out of the callback by then, most likely; else it is asked once more
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _forget_ends() -> None:
@@ -195,6 +224,7 @@ def _reseed() -> None:
 
 def prepare_processes() -> None:
     """Do once, in the template, what every process forked from it needs."""
+    prepare_signals()
     handle_sigterm()
     _leave_debugger()
     _leave_loops()

@@ -11,7 +11,7 @@ thread does (`core/driver.py` is the model of this hand-over; its tests walk thr
 
 * IDLE: an event loop watches the epoll. The background thread waits for `_idle` until there is none.
 
-The main thread holds `claim`, a lock, while it wants or has the role, and writes the eventfd if a poller may be asleep;
+The main thread holds `claim`, a lock, while it wants or has the role, and writes the wake-up pipe if a poller may be asleep;
 the others look at `claim` before they take the role and before each poll. Only the main thread may be interrupted
 (Ctrl-C), so it takes both by `with` on the C lock and nothing else: between the lock and the block no signal handler can
 run. (A flag in the place of `claim` can be left standing by two Ctrl-C, and who clears it then cannot know whether the
@@ -34,6 +34,8 @@ import os
 import select as _select
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sized
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Protocol
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
 
 EPOLLIN = _select.EPOLLIN
 EPOLLOUT = _select.EPOLLOUT
+
+
+_INTERRUPT_AFTER = 0.005
+"""Seconds in which a handler has most likely run by itself."""
 
 
 class Handler(Protocol):
@@ -115,13 +121,15 @@ class Reactor:
         self._spin_score = 4
         self._spin_turns = 0
         self._preempted = 0
-        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Also the wake-up descriptor of signals: one that came just before epoll_wait would else be handled after it.
+        self._wake_end, self._poke = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._hears_signals = False
         self._idle = _thread.allocate_lock()
         self._idle.acquire()
         self._ended: _thread.LockType | None = None
         self.roused = False
         self.state = "none"
-        self.watch(self.wake_fd, _Wake(self.wake_fd))
+        self.watch(self._wake_end, _Wake(self, self._wake_end))
 
     # Registration
 
@@ -310,7 +318,10 @@ class Reactor:
 
     def wake(self) -> None:
         """Make a poller that is asleep look at `claim`."""
-        os.eventfd_write(self.wake_fd, 1)
+        try:
+            os.write(self._poke, b"\0")
+        except BlockingIOError:
+            pass  # full: whoever polls wakes
 
     def touch(self, source: Touched) -> None:
         """Tell those who wait for ``source``, from any thread."""
@@ -423,12 +434,26 @@ class Reactor:
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
         self.state = "hot"
+        if threading.current_thread() is threading.main_thread():
+            former = signal.set_wakeup_fd(self._poke, warn_on_full_buffer=False)
+            self._hears_signals = former == -1
+            if not self._hears_signals:
+                signal.set_wakeup_fd(former)  # the program's own, or its event loop's
         # The thread inherits the mask: a signal that it took in its first moments would not wake the main thread's sleep.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             _thread.start_new_thread(self._run_background, ())
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def close_wake(self) -> None:
+        """Close the wake-up pipe; no signal may be written to a descriptor of that number that comes later."""
+        if self._hears_signals and threading.current_thread() is threading.main_thread():
+            former = signal.set_wakeup_fd(-1)
+            if former != self._poke:
+                signal.set_wakeup_fd(former)
+        os.close(self._wake_end)
+        os.close(self._poke)
 
     def stop(self) -> None:
         """End the background thread and close the descriptors. The reactor is of no further use."""
@@ -439,7 +464,7 @@ class Reactor:
         with self.role:  # who waits in another thread has seen `stopped`, or waits for the role and will
             self.notify_touched()
             self.epoll.close()
-        os.close(self.wake_fd)
+        self.close_wake()
 
     def rouse(self) -> None:
         """Make the background thread, or whoever drives, look at `deferred`, `loops` and `stopped`."""
@@ -523,14 +548,19 @@ class Reactor:
 
 
 class _Wake:
-    """Empties the eventfd."""
+    """Empties the wake-up pipe."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, reactor: Reactor, fd: int) -> None:
+        self._reactor = reactor
         self._fd = fd
 
     def on_ready(self, events: int) -> None:
         try:
-            os.eventfd_read(self._fd)
+            read = os.read(self._fd, 4096)
+            # A signal's own number. The kernel interrupts what the main thread waits in; but not what it was about to wait
+            # in, as time.sleep: that would be over before the handler runs.
+            if read.strip(b"\0") and _thread.get_ident() != self._reactor.main:
+                _thread.start_new_thread(_interrupt, (self._reactor.main,))
         except BlockingIOError:
             pass
 
@@ -555,6 +585,23 @@ class _Redo:
             handler.resume()
         if self._reactor.touched:
             self._reactor.notify_touched()
+
+
+def prepare_signals() -> None:
+    """Give SIGURG, whose default is to be ignored, a handler that does nothing: it then interrupts what it finds."""
+    if signal.getsignal(signal.SIGURG) == signal.SIG_DFL:
+        signal.signal(signal.SIGURG, _nothing)
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """Handle a signal that only interrupts."""
+
+
+def _interrupt(thread: int) -> None:
+    """Interrupt what the main thread waits in, so that Python runs the handlers that are due."""
+    time.sleep(_INTERRUPT_AFTER)
+    if signal.getsignal(signal.SIGURG) is _nothing:
+        signal.pthread_kill(thread, signal.SIGURG)
 
 
 def _preemptions() -> int:

@@ -320,7 +320,7 @@ def _after_fork() -> None:
     reactor.stopped = True
     reactor.handlers = {}  # so that nothing is taken out of the epoll
     reactor.epoll.close()
-    os.close(reactor.wake_fd)
+    reactor.close_wake()
     runtime.control.close()
     for peer in runtime.peers.values():
         peer.abandon()

@@ -23,6 +23,7 @@ from constellation.core.pid import Pid
 from constellation.core.plugins import make_plugin_manager
 from constellation.core.resources import Resources
 from constellation.process import environment, forked, life, runtime, surroundings, template
+from constellation.process.reactor import prepare_signals
 from constellation.serializers import pickle
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ def _start(
             {**config, "mode": "forked", "program": sys.orig_argv}, human=config["format"] in {None, "human"}
         )
         life.handle_sigterm()
+        prepare_signals()
     running = runtime.Runtime(pid, None, resources, control, config)
     runtime.install(running)
     running.start()

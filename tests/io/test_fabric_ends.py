@@ -125,10 +125,11 @@ def _run_keeper(body: str) -> subprocess.CompletedProcess[bytes]:
     lines = [
         f"import os, sys, signal, subprocess; sys.path.insert(0, {os.getcwd()!r})",
         "from constellation.fabric.keeper import main",
-        "end = os.pipe()[1]",
+        "ready, end = os.pipe()",
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])",  # as the start does, so that none is lost
         "child = os.fork()",
-        f"if child == 0: {body}",
+        # Not before the keeper is there: it is a subreaper only from then on.
+        f"if child == 0: os.read(ready, 1); {body}",
         "sys.exit(main(child, end))",
     ]
     command = [sys.executable, "-I", "-S", "-c", "\n".join(lines)]

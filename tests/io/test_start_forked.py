@@ -66,7 +66,7 @@ def test_the_tree(run_program: RunProgram, tmp_path: Path) -> None:
     assert spawned[:3] == [3, True, True]
     for process in (first, spawned):
         assert set(process[3]) <= {"/dev/null", "pipe", "socket", "anon_inode"}
-        assert process[3].count("pipe") == 2
+        assert process[3].count("pipe") == 4  # stdout, stderr, and both ends of the reactor's wake-up pipe
         assert process[3].count("/dev/null") == 1
         assert process[3].count("socket") == 1
 
