@@ -20,8 +20,8 @@ the last that it knows of (`Connect.after`); the node ignores the request where 
 given a link up asks only when that one has ended, so no request can overtake a link that may still be taken back.
 
 `process/peer.py` does what these two say. A method decides and changes nothing that the doing depends on; `done` is
-called when it has been done: after a Ctrl-C in between the same is decided once more, and doing it twice is harmless. `tests/unit/core/test_linklife.py` walks through every interleaving of two
-sides, the wires between them and the node.
+called when it has been done: after a Ctrl-C in between the same is decided once more, and doing it twice is harmless.
+`tests/unit/core/test_linklife.py` walks through every interleaving of two sides, the wires between them and the node.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from constellation.core import framing, settings
+from constellation.core import credit, framing, settings
 from constellation.core.errors import ChannelClosed, TypeMismatch
 from constellation.process.memory import BytesRoom
 
@@ -100,7 +100,7 @@ class Incoming:
         self.filled = 0
         self._assembly: Assembly | None = None
         self._want = 0
-        self._widened = False
+        self._widened = 0  # bytes of the budget
         self._lock = peer.lock  # one order of locks: what is taken may be reported in the same breath
         self._decode = peer.runtime.serializer.decode
 
@@ -139,7 +139,7 @@ class Incoming:
                         del queue[0]
                         self.taken += size  # commit
                     raise
-            if self.taken + size - self._reported >= self.window >> 2:
+            if self.taken + size - self._reported >= self.window >> 2:  # credit.is_due, written out
                 self._report(size)
             if kind == _LIST:
                 more = deque(value)
@@ -160,8 +160,7 @@ class Incoming:
         if self.mismatched:
             raise self._mismatch()
         if self._want > self.granted:
-            with self._lock:
-                self._grant_to(self._want)
+            self._grant(self._want, self.taken)
         if self.ended is not None and not self.queue:
             raise self.ended  # before the peer's end: closed is closed, however the process ended after that
         if self.peer.gone is not None and self._assembly is None and not self.queue:
@@ -215,44 +214,55 @@ class Incoming:
     def _report(self, more: int = 0) -> None:
         """Tell the sender what has been taken, ``more`` included, and let it send as much again."""
         taken = self.taken + more
-        self._reported = taken
         if self.peer.runtime.is_drain_full:
             self.peer.runtime.drain_more()
-        if self.number is None or self.ended is not None or self.peer.gone is not None:
+        if self.ended is None and self.peer.gone is None:
+            self._grant(taken + self.window, taken)
+        else:
+            self._reported = taken
+
+    def _grant(self, total: int, taken: int) -> None:
+        """Let the sender have sent ``total`` bytes; tell it what has been taken."""
+        if self.number is None:
             return
-        self.granted = max(self.granted, taken + self.window)
-        self._send_grant(taken)
-
-    def _grant_to(self, total: int) -> None:
-        self.granted = max(self.granted, total)
-        self._reported = self.taken
-        self._send_grant(self.taken)
-
-    def _send_grant(self, taken: int) -> None:
-        if self.number is not None:
-            self.peer.reply(framing.GRANT, self.number, framing.COUNTS.pack(self.granted, taken))
+        with self._lock:
+            total = max(total, self.granted)
+            wire = self.peer.back
+            frame = (framing.encode_frame(framing.GRANT, self.number, framing.COUNTS.pack(total, taken)),)
+            wire.out += frame
+            self.granted = total
+            self._reported = taken  # commit, from `wire.out` on
+            wire.flush()
 
     def wanted(self, size: int, leaving: bool) -> None:
         """The sender holds ``size`` bytes that do not fit into what it was granted."""
         with self._lock:
             self._want = self.received + size
             runtime = self.peer.runtime
-            if not self._widened and runtime.widen(runtime.credit - settings.WINDOW):
-                self._widened = True
-                self.window = runtime.credit
-            if self.taken + self.window >= self._want:
-                self._grant_to(self.taken + self.window)
-            elif self.waiters or (leaving and runtime.may_drain(self, self._want - self.taken)):
-                self._grant_to(self._want)
-            elif self.taken != self._reported or self._widened:
-                self._grant_to(self.taken + self.window)
+            if not self._widened and not self._widen(runtime.credit):
+                self._widen(self._want - self.taken)
+            is_whole = self.taken + self.window < self._want and bool(
+                self.waiters or (leaving and runtime.may_drain(self, self._want - self.taken))
+            )
+            total = credit.total_for(self._want, self.taken, self.window, is_whole)
+            if total >= self._want or self.taken != self._reported or self._widened:
+                self._grant(total, self.taken)
             # A driver that waits for this very channel looks again after each batch of frames, and grants then.
+
+    def _widen(self, window: int) -> bool:
+        """Take a wider window out of the budget, if that has room: for the whole credit, or for one value at least."""
+        more = window - settings.WINDOW
+        if more <= 0 or not self.peer.runtime.widen(more):
+            return False
+        self._widened = more
+        self.window = window
+        return True
 
     def drain(self) -> None:
         """The sender is leaving and was refused: there may be room for what it holds now."""
         with self._lock:
             if self._want > self.granted and self.peer.runtime.may_drain(self, self._want - self.taken):
-                self._grant_to(self._want)
+                self._grant(self._want, self.taken)
 
     @property
     def may_come(self) -> int:
@@ -273,9 +283,8 @@ class Incoming:
     def settle(self) -> None:
         """Give the budget back: the channel is over."""
         if self._widened:
-            self._widened = False
-            runtime = self.peer.runtime
-            runtime.widen(settings.WINDOW - runtime.credit)
+            self.peer.runtime.widen(-self._widened)
+            self._widened = 0
 
     # Arriving
 

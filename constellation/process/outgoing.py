@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from constellation.core import framing, settings
+from constellation.core import credit, framing, settings
 from constellation.core.errors import ChannelClosed, TypeMismatch
 
 if TYPE_CHECKING:
@@ -350,11 +350,11 @@ class Outgoing:
                     raise self._error()
                 self._open()
                 size = large.size
-                credit = self.peer.runtime.credit
-                if size <= credit and self._accepted - self._consumed + size > credit + settings.WINDOW:
+                most = self.peer.runtime.credit
+                if not credit.accepts(size, self._accepted, self._consumed, most):
                     return False
                 large.number = self.number
-                if size > credit:
+                if size > most:
                     large.borrowed = True  # complete when it has left: more than the credit is never held for a sender
                 if large.borrowed and not alone:
                     if self._queue or self._current is not None:
@@ -388,9 +388,10 @@ class Outgoing:
     def keep(self) -> None:
         """An exception came into a send: what it has accepted leaves as it is now, and soon."""
         with self.lock:
-            for large in (*self._queue, self._current):
-                if large is not None:
-                    large.own()
+            if self._current is not None:
+                self._current.own()
+            for large in self._queue:
+                large.own()
         self.reactor.rouse()
 
     def seal(self) -> None:
@@ -501,8 +502,8 @@ class Outgoing:
         if self.over is not None or self.closed or self._queue or self._current is not None or not self.number:
             self._room = 0
         else:
-            credit = self.peer.runtime.credit + settings.WINDOW
-            self._room = min(self._granted - self._sent, credit + self._consumed - self._accepted)
+            most = self.peer.runtime.credit
+            self._room = credit.room(self._accepted, self._sent, self._consumed, self._granted, most)
 
     def granted(self, total: int, consumed: int) -> None:
         """A GRANT frame has come."""

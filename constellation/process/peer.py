@@ -5,8 +5,8 @@ last channel: core/linklife.py has the rule, by which a wire is in use (`wire`),
 side closes it or opens another channel on it.
 
 Frames from the sending half (OPEN, values, CLOSE, WANT, FLUSH) and from the receiving half (GRANT, REFUSE, FLUSHED)
-share the link. A process that has a channel to itself uses a link of two wires: the first for the sending half, `_back`
-for the receiving half; else `_back` is the same wire.
+share the link. A process that has a channel to itself uses a link of two wires: the first for the sending half, `back`
+for the receiving half; else `back` is the same wire.
 
 Every handler of a frame may be run twice for one frame, after a Ctrl-C: all state in them is absolute, never a step.
 """
@@ -55,7 +55,7 @@ class Peer:
         self._closing: list[Wire] = []  # given up
         self._asked = False
         self.wire = self._new_wire()
-        self._back = self.wire
+        self.back = self.wire
 
     # Channels
 
@@ -133,7 +133,7 @@ class Peer:
 
     def reply(self, kind: int, number: int, payload: bytes = b"") -> None:
         """Send a frame of the receiving half."""
-        self._back.put(framing.encode_frame(kind, number, payload))
+        self.back.put(framing.encode_frame(kind, number, payload))
 
     # The link
 
@@ -157,9 +157,9 @@ class Peer:
     def _link_to_self(self) -> None:
         transport = self.runtime.transport
         front, back = transport.pair()
-        self._back = self._new_wire()
+        self.back = self._new_wire()
         self.wire.open(transport.adopt(front), 0)
-        self._back.open(transport.adopt(back), 0)
+        self.back.open(transport.adopt(back), 0)
 
     def on_link(self, number: int, fd: int) -> None:
         """The node has made a link; ``fd`` stays the caller's."""
@@ -225,7 +225,7 @@ class Peer:
     def _say_bye(self) -> None:
         """After a channel has gone: offer to take the link down if it was the last."""
         wire = self.wire
-        if wire.link is not None and self._back is wire and not self._has_channels():
+        if wire.link is not None and self.back is wire and not self._has_channels():
             self._act(wire, wire.life.idle())
 
     def _act(self, wire: Wire, action: int) -> None:
@@ -238,7 +238,7 @@ class Peer:
             self._take_back(wire)
         elif action == linklife.CLOSE:
             if wire is self.wire:
-                self.wire = self._back = self._new_wire()
+                self.wire = self.back = self._new_wire()
             elif wire in self._closing:
                 self._closing.remove(wire)
             wire.close()
@@ -252,7 +252,7 @@ class Peer:
             fresh, life = self._new_wire(), wire.life
             wire.out += answer
             self._closing += (wire,)
-            self.wire = self._back = fresh
+            self.wire = self.back = fresh
             life.given_up = True  # commit, from `wire.out` on
         else:
             wire.out += answer
@@ -267,7 +267,7 @@ class Peer:
                 wire.life.opening()
             wire.out += waiting
             wire.bulk += bulk
-            self.wire = self._back = wire  # commit, from `wire.out` on
+            self.wire = self.back = wire  # commit, from `wire.out` on
         if wire in self._closing:
             self._closing.remove(wire)
         wire.flush()
@@ -284,8 +284,7 @@ class Peer:
         with self.lock:
             for channel in list(self.outgoing_by_number.values()):
                 channel.go_on()
-                if channel.waiters:
-                    self.reactor.touched += (channel,)
+                self.reactor.touched += (channel,)
             if len(self.wire.out) > 1 or self._has_channels():
                 self.ensure_link()
             else:
@@ -293,7 +292,7 @@ class Peer:
 
     def abandon(self) -> None:
         """In a child that the user's program forked: let go of the links, without a word and without a lock."""
-        for wire in (self.wire, self._back, *self._closing):
+        for wire in (self.wire, self.back, *self._closing):
             if wire.link is not None:
                 wire.link.close()
                 wire.link = None

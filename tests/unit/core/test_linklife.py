@@ -281,7 +281,7 @@ def moves(world: World) -> Iterator[World]:
             if number:
                 play.made = number
                 play.wires[number] = [number, (), (), True, True]
-                play.tells = [told + (number,) for told in play.tells]
+                play.tells = [(*told, number) for told in play.tells]
             yield play.world()
 
 
