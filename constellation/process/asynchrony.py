@@ -214,7 +214,9 @@ class _AsyncioWatcher:
         self._enter()
         self._parked.add(operation, asyncio.current_task(loop))
         try:
-            while not operation.poll():
+            while True:
+                if operation.poll():
+                    return
                 if reactor.deferred:
                     reactor.flush_aside()
                 yield from future
@@ -315,7 +317,9 @@ class _TrioWatcher:
         self._enter()
         self._parked.add(operation, task)
         try:
-            while not operation.poll():
+            while True:
+                if operation.poll():
+                    return
                 if self._reactor.deferred:
                     self._reactor.flush_aside()
                 parked = True

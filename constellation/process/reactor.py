@@ -23,6 +23,10 @@ Rules that the rest of this package relies on:
 * CPython runs signal handlers, and gives the GIL away, only after calls, at backward jumps and on function entry. A
   commit that contains none of these is atomic against Ctrl-C and against other threads. Such lines are marked
   ``# commit``; `+=` on a list or deque is used there because it is no call.
+* Before Python 3.14 the jump back of a loop lies outside of the `with` or `try` around it where the loop is a `while` with a
+  condition, or its body ends with an `if` (CPython issue 130279): a Ctrl-C there skips the release of a lock. So a loop
+  right inside a `with` is a ``while True`` or a `for`, and its body ends with something unconditional
+  (tests/unit/process/test_loops_in_with.py).
 * A system call whose result must not be lost is made as ``results += map(call, (argument,))``: the result is stored
   before any Python code can run.
 """
@@ -164,19 +168,22 @@ class Reactor:
                     self.wake()
                 with self.role:
                     self.turn += 1
-                    if self.deferred:
-                        self.flush_deferred()
                     # Kept in locals: this loop is the round trip.
                     poll_once, handlers, poll = self.poll_once, self.handlers, operation.poll
                     while True:
+                        if self.touched:
+                            self.notify_touched()
+                        if self.deferred:
+                            self.flush_deferred()
                         if poll():
                             return True
                         events: list[tuple[int, int]] = []
                         if self.spin and self._may_spin():
                             until = perf_counter() + self.spin
-                            events = poll_once(0)
-                            while not events and perf_counter() < until:
+                            while True:
                                 events = poll_once(0)
+                                if events or perf_counter() > until:
+                                    break
                             self._spin_score += 1 if events else -1
                         if not events:
                             if deadline is None:
@@ -187,13 +194,7 @@ class Reactor:
                                 if left <= 0 and not events:
                                     return False
                         for fd, mask in events:
-                            handler = handlers.get(fd)
-                            if handler is not None:
-                                handler.on_ready(mask)
-                        if self.touched:
-                            self.notify_touched()
-                        if self.deferred:
-                            self.flush_deferred()
+                            handlers.get(fd, _NOBODY).on_ready(mask)
         except BaseException:
             self.deferred += (self.redo,)
             self.rouse()
@@ -215,23 +216,18 @@ class Reactor:
                     self.wake()
                 with self.role:
                     self.turn += 1
-                    if self.deferred:
-                        self.flush_deferred()
-                    poll_once, until = self.poll_once, perf_counter() + self.spin
-                    while not others:
-                        events = poll_once(0)
-                        if events:
-                            for fd, mask in events:
-                                handler = self.handlers.get(fd)
-                                if handler is not None:
-                                    handler.on_ready(mask)
-                            if self.touched:
-                                self.notify_touched()
-                            if operation.poll():
-                                return True
-                        elif perf_counter() > until:
-                            break
-                    return False
+                    until = perf_counter() + self.spin
+                    while True:
+                        if self.touched:
+                            self.notify_touched()
+                        if self.deferred:
+                            self.flush_deferred()
+                        if operation.poll():
+                            return True
+                        if others or perf_counter() > until:
+                            return False
+                        for fd, mask in self.poll_once(0):
+                            self.handlers.get(fd, _NOBODY).on_ready(mask)
         except BaseException:
             self.deferred += (self.redo,)
             self.rouse()
@@ -566,6 +562,19 @@ class _Wake:
 
     def resume(self) -> None:
         """Nothing can be left over."""
+
+
+class _Nobody:
+    """Stands for a descriptor that has been forgotten since it was reported."""
+
+    def on_ready(self, events: int) -> None:
+        """Nothing to do."""
+
+    def resume(self) -> None:
+        """Nothing to do."""
+
+
+_NOBODY = _Nobody()
 
 
 class _Redo:
