@@ -40,6 +40,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sized
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Protocol
@@ -435,6 +436,8 @@ class Reactor:
             self._hears_signals = former == -1
             if not self._hears_signals:
                 signal.set_wakeup_fd(former)  # the program's own, or its event loop's
+            # trio takes the place for its run, and gives it back; that it was taken is nothing to warn of.
+            warnings.filterwarnings("ignore", "It looks like Trio's signal handling code", RuntimeWarning)
         # The thread inherits the mask: a signal that it took in its first moments would not wake the main thread's sleep.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:

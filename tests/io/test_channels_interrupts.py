@@ -44,6 +44,7 @@ INTERRUPTER = """
 
         def interrupted(at, action):
             one = Interrupter(at)
+            sys._getframe().f_trace_opcodes = True  # else Python 3.12 and 3.13 give no events of opcodes
             sys.settrace(one.enter)
             try:
                 action()
@@ -59,7 +60,7 @@ INTERRUPTER = """
 
         def explore(to, makers, receive):
             s, r = Sender(to), Receiver(to)
-            n = at = 0
+            n = at = unseen = 0
             while True:
                 at += 1
                 expected, certain, got = {}, [], []
@@ -92,8 +93,10 @@ INTERRUPTER = """
                 assert set(certain) <= set(numbers), (at, where, certain, numbers)
                 for value in got[:-1]:
                     assert value == expected[number(value)], (at, where, number(value))
-                if where is None:
-                    return at
+                # Once would do, but Python 3.13.0 forgets some events now and then.
+                unseen = unseen + 1 if where is None else 0
+                if unseen == 8:
+                    return at - 8
             s.close(); r.close()
 
         def one_by_one(r, got, count):
