@@ -87,7 +87,7 @@ class Deployment:
 
     Args:
         loop: The fabric's loop.
-        config: What init() wrote; the keys are those of docs/design.md.
+        config: What init() wrote (`process/boot.py`).
         plugins: The deployment's plugins.
         file_limit: RLIMIT_NOFILE as it was when the fabric began.
     """
@@ -130,7 +130,13 @@ class Deployment:
         self._terminal: Terminal | None = None
         if self._fds["pty"] >= 0:
             self._terminal = Terminal(
-                loop, self._fds["pty"], self._on_terminal, self._on_ctrl_c, self._suspend, self._why.show, self._has_room
+                loop,
+                self._fds["pty"],
+                self._on_terminal,
+                self._on_ctrl_c,
+                self._suspend,
+                self._why.show,
+                self._has_room,
             )
         loop.watch(self._fds["keeper"], self._on_keeper)
         self._start(config, file_limit)

@@ -43,7 +43,11 @@ def run(operation: Operation[Any]) -> Generator[Any, Any, None]:
     global _last_yield  # fairness is of the whole process
     # Where it is time to yield, that comes first: a task that is cancelled meanwhile has taken nothing.
     fair = perf_counter() - _last_yield < _FAIR
-    if fair and operation.poll():
+    # But not for a send: tasks that were begun in order put their values in in that order; accepted, it stays accepted.
+    if (fair or operation.keeps_order) and operation.poll():
+        if not fair:
+            _last_yield = perf_counter()
+            yield from _yield_once()
         return
     trio: Any = sys.modules.get("trio")
     if trio is not None and _in_trio(trio):
@@ -65,6 +69,14 @@ def run(operation: Operation[Any]) -> Generator[Any, Any, None]:
         return
     yield from watcher.park(operation)
     _last_yield = perf_counter()
+
+
+def _yield_once() -> Generator[Any, Any, None]:
+    trio: Any = sys.modules.get("trio")
+    if trio is not None and _in_trio(trio):
+        yield from trio.lowlevel.cancel_shielded_checkpoint().__await__()
+    else:
+        yield
 
 
 def _in_trio(trio: Any) -> bool:

@@ -209,6 +209,8 @@ class _Send(Operation[None]):
 
     __slots__ = ("_chooses", "_end", "_large", "_value")
 
+    keeps_order = True
+
     def __init__(self, end: Sender[Any], value: Any) -> None:
         self._end = end
         self._value = value

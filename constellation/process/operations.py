@@ -44,6 +44,9 @@ class Operation(Generic[T]):
     _result: T
     _state: int
 
+    keeps_order = False
+    """Whether an await tries at once, also where it is time to let others run. Internal."""
+
     # What each kind says
 
     def poll(self) -> bool:

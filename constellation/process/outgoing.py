@@ -144,8 +144,8 @@ class Outgoing:
 
     __slots__ = (
         "_accepted", "_alone", "_combines", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room",
-        "_sealing", "_sent", "_since", "_streak", "_turn", "_wanted", "closed", "combined", "incarnation", "lock", "lot", "lot_ends", "name",
-        "number", "over", "peer", "reactor", "stated_type", "waiters",
+        "_sealing", "_sent", "_since", "_streak", "_turn", "_wanted", "closed", "combined", "incarnation", "lock", "lot",
+        "lot_ends", "name", "number", "over", "peer", "reactor", "stated_type", "waiters",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, name: str, incarnation: int) -> None:

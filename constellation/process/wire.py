@@ -159,7 +159,8 @@ class Wire:
             large.leave(self.bulk)
         else:
             large.give(self.out)
-            self.bulk.rotate(-1)
+            if not large.at_end:  # else it is told as soon as this chunk has left, and not after another's
+                self.bulk.rotate(-1)
 
     # Reading
 

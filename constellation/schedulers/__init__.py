@@ -1,1 +1,1 @@
-"""See docs/design.md."""
+"""The scheduler that comes with constellation."""

@@ -1,1 +1,1 @@
-"""See docs/design.md."""
+"""The serializers that come with constellation."""
