@@ -54,6 +54,7 @@ class Packets:
         self._on_message = on_message
         self._on_end = on_end
         self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
+        self._was_reset = False
         self.is_open = True
         loop.watch(self._fd, self._read_turn)
 
@@ -129,6 +130,13 @@ class Packets:
         try:
             packet, ancillary, flags, _ = self._sock.recvmsg(messages.LARGEST_PACKET, _ANCILLARY, _RECEIVE_FLAGS)
         except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            # It has ended with something unread. That is reported once, before what it had sent: which is read next.
+            if not self._was_reset:
+                self._was_reset = True
+                return True
+            self._end(None)
             return False
         except OSError:
             self._end(None)
