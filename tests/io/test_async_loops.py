@@ -168,7 +168,7 @@ def test_a_storm_of_cancellations(run_program: RunProgram, tmp_path: Path, loop:
             for index, r in enumerate(receivers):
                 async for value in r: keep(index, value)
                 assert got[index] == list(range(1500)), (index, len(got[index]))
-            assert cancelled > 20, cancelled
+            assert cancelled > 0, cancelled
             pid = await spawn(sink)
             s, sure, maybe = Sender(pid), [], []
             for n in range(300):
