@@ -21,7 +21,7 @@ LIST: Final = 1
 RAW: Final = 2
 """A value that is bytes, as it is."""
 PARTS: Final = 3
-"""The layout of a large value: what it is, then the size of each part. Chunks follow."""
+"""The layout of a large value: what it is, then the size of each part. Chunks follow, at least one."""
 CHUNK: Final = 4
 """The next bytes of the channel's large value."""
 OPEN: Final = 5
@@ -152,6 +152,32 @@ def read_parts(payload: bytes) -> tuple[int, tuple[int, ...]]:
     if sum(sizes) > settings.LARGEST_VALUE:
         raise FrameError(f"a value of {sum(sizes)} bytes: expected at most {settings.LARGEST_VALUE}")
     return payload[0], sizes
+
+
+def read_counts(payload: bytes) -> tuple[int, int]:
+    """What may have been sent and what has been taken, of a GRANT frame.
+
+    Raises:
+        FrameError: The payload is not that of a GRANT frame.
+    """
+    if len(payload) != COUNTS.size:
+        raise FrameError(f"a GRANT frame of {len(payload)} bytes: expected {COUNTS.size}")
+    total, taken = COUNTS.unpack(payload)
+    return total, taken
+
+
+def read_wanted(payload: bytes) -> tuple[int, bool]:
+    """What waits and whether the process is leaving, of a WANT frame.
+
+    Raises:
+        FrameError: The payload is not that of a WANT frame.
+    """
+    if len(payload) != WANTED.size:
+        raise FrameError(f"a WANT frame of {len(payload)} bytes: expected {WANTED.size}")
+    size, leaving = WANTED.unpack(payload)
+    if size > settings.LARGEST_VALUE:
+        raise FrameError(f"a WANT frame for {size} bytes: expected at most {settings.LARGEST_VALUE}")
+    return size, bool(leaving)
 
 
 def encode_hello(transport: str, serializer: str, credit: int) -> bytes:

@@ -54,7 +54,7 @@ class Assembly:
     def room(self, at: int, length: int) -> memoryview:
         """The place of ``length`` bytes from ``at`` on: a chunk lies within one part."""
         for view in self._views:
-            if at < len(view):
+            if at < len(view) or not self.total:  # a value of no bytes has one chunk of none
                 if at + length > len(view):
                     break
                 return view[at : at + length]
@@ -304,16 +304,17 @@ class Incoming:
             if self.filled == 0 and self._assembly.total == total:
                 return  # the same frame again, after a Ctrl-C
             raise framing.FrameError("a large value inside another")
-        if self.received + total > max(self.granted, self.received if self.discarding else 0) and not self.discarding:
+        if self.received + total > self.granted:
             raise framing.FrameError(
                 f"a value of {total} bytes in a channel that was granted {self.granted - self.received}"
             )
-        assembly = Assembly(self.peer, what, sizes)
+        try:
+            assembly = Assembly(self.peer, what, sizes)
+        except (MemoryError, OverflowError, OSError) as error:
+            raise framing.FrameError(f"a value of {total} bytes, for which there is no memory") from error
         self.filled = 0
         self._assembly = assembly
         self.received += total  # commit, from `filled` on
-        if not total:
-            self.filled_to(0)
 
     def next_room(self, length: int) -> memoryview:
         """Where the next chunk belongs."""

@@ -464,6 +464,8 @@ class Outgoing:
                 wire.out += (frame,)  # commit, from `state` on
             else:
                 layout = framing.encode_parts(self.number, large.what, large.sizes)
+                if not size:  # the value is whole with its last chunk, which is taken in by one commit, unlike a layout
+                    layout += framing.encode_frame(framing.CHUNK, self.number)
                 large.start()
                 self._current = large
                 self._sent += size

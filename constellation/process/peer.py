@@ -313,7 +313,7 @@ class Peer:
             if kind == framing.GRANT:
                 outgoing = self.outgoing_by_number.get(number)
                 if outgoing is not None:
-                    outgoing.granted(*framing.COUNTS.unpack(payload))
+                    outgoing.granted(*framing.read_counts(payload))
             elif kind == framing.PARTS:
                 self._numbered(number).begin_large(*framing.read_parts(payload))
             elif kind == framing.OPEN:
@@ -336,8 +336,7 @@ class Peer:
                     self.outgoing_by_number.pop(number, None)
                     self._say_bye()
             elif kind == framing.WANT:
-                size, leaving = framing.WANTED.unpack(payload)
-                self._numbered(number).wanted(size, bool(leaving))
+                self._numbered(number).wanted(*framing.read_wanted(payload))
             elif kind == framing.FLUSH:
                 # On the link that it came by: after its BYE that one may have been given up here already.
                 wire.put(framing.encode_frame(framing.FLUSHED, number))
