@@ -126,7 +126,7 @@ INTERRUPTER = """
 @pytest.mark.parametrize(
     ("makers", "receive"),
     [
-        ("[lambda n: n]", "one_by_one"),
+        ("[lambda n: n] * 2", "one_by_one"),
         ("[lambda n: (n, [])] * 3", "one_by_one"),
         ("[lambda n: n] * 12", "one_by_one"),
         ("[lambda n: n] * 2", "chosen"),
