@@ -53,7 +53,7 @@ class State(NamedTuple):
     touched: frozenset[str] = frozenset()  # threads whose operation has been touched, and who are not told yet
     stopped: bool = False
     # The kernel.
-    wake: bool = False  # the eventfd is readable
+    wake: bool = False  # the wake-up pipe is readable
     mail: frozenset[str] = frozenset()  # a message for the thread's operation is readable
     reported: frozenset[str] = frozenset()  # what the driver's epoll_wait has given it
     # The waiting threads.
@@ -239,13 +239,12 @@ _DRIVE: dict[str, Step] = {
     "drive.look": _if(lambda state, _: state.sleeping, "drive.wake", "drive.role"),  # if self.sleeping:
     "drive.wake": _to("drive.role", wake=True),  # self.wake()
     "drive.role": _acquire("role", "drive.turn"),  # with self.role:
-    "drive.turn": _to("drive.flush", moved=True),  # self.turn += 1
+    "drive.turn": _to("drive.told", moved=True),  # self.turn += 1
+    "drive.told": _notify("drive.flush"),  # if self.touched: self.notify_touched()
     "drive.flush": _flush("drive.try"),  # if self.deferred: self.flush_deferred()
     "drive.try": _complete("drive.leave", "drive.poll"),  # if poll(): return True
-    "drive.poll": _poll("drive.handle", None),  # events = poll_once()
-    "drive.handle": _handle("drive.notify"),  # handler.on_ready(mask)
-    "drive.notify": _notify("drive.again"),  # if self.touched: self.notify_touched()
-    "drive.again": _flush("drive.try"),  # if self.deferred: self.flush_deferred()
+    "drive.poll": _poll("drive.handle", None),  # events = self._sleep(...)
+    "drive.handle": _handle("drive.told"),  # handlers.get(fd, _NOBODY).on_ready(mask)
     "drive.leave": _release("role", "drive.unclaim"),  # the end of `with self.role`
     "drive.unclaim": _release("claim", "away"),  # the end of `with self.claim`
 }
