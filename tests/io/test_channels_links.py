@@ -15,6 +15,7 @@ def test_one_link_for_a_pair_made_on_use_gone_with_the_last_channel(run_program:
             before = sockets()
             ends = [Receiver(parent(), name) for name in "abc"]
             assert sockets() == before
+            open("counted", "w").close()
             assert [end.recv().block() for end in ends] == list("abc")
             assert sockets() == before + 1
             back = Sender(parent())
@@ -35,6 +36,7 @@ def test_one_link_for_a_pair_made_on_use_gone_with_the_last_channel(run_program:
         pid = spawn(child).block()
         senders = {name: Sender(pid, name) for name in "abc"}
         back = Receiver(pid)
+        until(lambda: os.path.exists("counted"))  # this end's first send makes the link
         for name, sender in senders.items():
             sender.send(name).block()
         assert back.recv().block() == "got"
