@@ -121,7 +121,8 @@ class Template:
         self._poll.register(self._control, select.EPOLLIN)
         self._poll.register(self._wakeup[0], select.EPOLLIN)
         # The package loads its names on demand; once here is better than once in every process.
-        for name in constellation.__all__:
+        # Not what stands on it: the supervisor needs asyncio, 5 MB that every fork would have to map.
+        for name in set(constellation.__all__) - {"ChildSpec", "Supervisor"}:
             getattr(constellation, name)
         gc.collect()
         gc.freeze()
