@@ -17,6 +17,7 @@ from constellation.core.contracts import Buffer as Buffer
 from constellation.core.contracts import Launcher as Launcher
 from constellation.core.contracts import Link as Link
 from constellation.core.contracts import NodeView as NodeView
+from constellation.core.contracts import PlacesAmong as PlacesAmong
 from constellation.core.contracts import Scheduler as Scheduler
 from constellation.core.contracts import Serializer as Serializer
 from constellation.core.contracts import Transport as Transport
@@ -42,6 +43,7 @@ __all__ = [
     "Link",
     "NodeView",
     "Pid",
+    "PlacesAmong",
     "PluginError",
     "Resources",
     "Scheduler",

@@ -6,7 +6,7 @@ The per-message path calls the bound methods of a link and of a serializer direc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from constellation.core.resources import Resources
@@ -127,6 +127,8 @@ class NodeView(NamedTuple):
     name: str
     capacity: Resources
     free: Resources
+    labels: tuple[tuple[str, str], ...] = ()
+    """What the node says of itself (``--label rack=a``), sorted by name; the same as long as the node is there."""
 
 
 class Scheduler(Protocol):
@@ -146,6 +148,27 @@ class Scheduler(Protocol):
         """Choose a node for a demand: its id, or None when no node has room now. Changes nothing.
 
         The caller subtracts the demand and tells it by `node_changed`. Equal histories must give equal answers.
+        """
+        ...
+
+
+class PlacesAmong(Scheduler, Protocol):
+    """A scheduler that also chooses out of some nodes, for ``spawn(..., on=...)``.
+
+    The method is optional: for a scheduler without it the core looks at the nodes that come into question itself, one
+    by one, and takes the one that the demand fills most (`constellation.core.among`).
+    """
+
+    def place_among(self, demand: Resources, allowed: Collection[int], near: int | None = None) -> int | None:
+        """Choose a node for a demand out of ``allowed``: its id, or None when none of these has room now.
+
+        Changes nothing, like `place`.
+
+        Args:
+            demand: What is asked for.
+            allowed: Ids of nodes. Counting them and asking whether one is among them is quick, however many they are;
+                walking through them is not. Only valid during the call.
+            near: The node of the process near which the new one is wanted; a wish and no condition, and maybe gone.
         """
         ...
 

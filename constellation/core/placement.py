@@ -92,12 +92,13 @@ class Statistics(NamedTuple):
 class _Node:
     """A node and what is held there. ``held`` leaves out lent shares, and may exceed the capacity in cores only."""
 
-    __slots__ = ("capacity", "demands", "held", "id", "name")
+    __slots__ = ("capacity", "demands", "held", "id", "labels", "name")
 
     def __init__(self, view: NodeView) -> None:
         self.id = view.id
         self.name = view.name
         self.capacity = view.capacity
+        self.labels = view.labels
         self.held = view.capacity - view.free
         self.demands: dict[int, None] = {}
 
@@ -108,7 +109,7 @@ class _Node:
         return self.capacity - Resources.exact(held.mem, cpu, held.custom_millionths)
 
     def view(self) -> NodeView:
-        return NodeView(self.id, self.name, self.capacity, self.free)
+        return NodeView(self.id, self.name, self.capacity, self.free, self.labels)
 
 
 class _Holder:
