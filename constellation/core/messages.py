@@ -248,12 +248,19 @@ class LongWaits(NamedTuple):
     endless: bool
 
 
+class Unreachable(NamedTuple):
+    """node -> process: no link to ``peer`` could be made, though it may run: the reason."""
+
+    peer: bytes
+    reason: str
+
+
 Message: TypeAlias = (
     Ready | Spawn | Connect | Watch | Kill | Cancel | Raised | Draining | Close | Begin | Waiting
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
     | Register | Unregister | Whereis | Tie | Untie | Done | Found
-    | LongWaits
+    | LongWaits | Unreachable
 )  # fmt: skip
 
 # The position is the number on the wire: append only (docs/wire.md).
@@ -262,7 +269,7 @@ _KINDS: tuple[type[Any], ...] = (
     LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
     Fork, Forked, ForkFailed, Ended, TemplateReady,
     Register, Unregister, Whereis, Tie, Untie, Done, Found,
-    LongWaits,
+    LongWaits, Unreachable,
 )  # fmt: skip
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 

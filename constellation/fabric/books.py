@@ -1,4 +1,7 @@
-"""What the fabric keeps of each process while it lives; the roles share these records and nothing else."""
+"""What the fabric keeps of each process while it lives: a `Process` on its own computer, a `Member` for the coordinator.
+
+Two records, because the two roles may be on two computers, and each must be able to do its part without the other's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from constellation.core.lifecycle import KillOrder
 if TYPE_CHECKING:
     from constellation.core.pid import Pid
     from constellation.core.resources import Resources
+    from constellation.fabric.computer import Computer
     from constellation.fabric.packets import Packets
     from constellation.fabric.templates import Template
 
@@ -18,12 +22,58 @@ TAIL_BYTES = 4096
 
 
 class Process:
-    """A process from the moment in which it is placed until its certificate is written."""
+    """A process on the computer that runs it, from the moment in which it is forked until its certificate is written."""
 
     __slots__ = (
-        "connection", "draining", "exception", "fault", "function", "has_room", "is_alive", "is_attached", "is_ready", "key",
-        "number", "order", "os_pid", "outputs", "parent", "peers", "pid", "pidfd", "place", "reaped", "resources", "spawner",
-        "tail", "template", "undelivered", "waiting_for_end", "watchers", "wishes",
+        "connection", "draining", "exception", "fault", "function", "is_alive", "is_attached", "is_ready", "key", "number",
+        "order", "os_pid", "outputs", "parent", "pid", "pidfd", "place", "reaped", "resources", "tail", "template",
+        "undelivered",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, pid: Pid, parent: Pid | None, function: str, resources: Resources, place: str | None
+    ) -> None:
+        self.number = number
+        self.pid = pid
+        self.key = pid.to_bytes()
+        self.parent = parent
+        self.function = function
+        self.resources = resources
+        self.place = place
+        self.connection: Packets | None = None
+        self.template: Template | None = None
+        self.os_pid = 0
+        self.pidfd = -1
+        self.outputs: dict[int, int] = {}
+        """Read ends of its pipes, with 1 for stdout and 2 for stderr."""
+        self.tail = bytearray()
+        self.order = KillOrder()
+        self.is_alive = True
+        self.is_ready = False
+        self.is_attached = False
+        self.reaped: tuple[int | None, int | None] | None = None
+        """Code and signal, where the fabric itself has waited for it."""
+        self.exception: tuple[str, str] | None = None
+        self.undelivered = 0
+        self.draining: list[str] = []
+        self.fault: str | None = None
+
+    def remember(self, data: bytes) -> None:
+        """Keep the end of what it writes to stderr."""
+        self.tail += data
+        if len(self.tail) > TAIL_BYTES:
+            del self.tail[: len(self.tail) - TAIL_BYTES]
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} {self.function}>"
+
+
+class Member:
+    """A process as the coordinator sees it, from the moment in which it is placed until its end is known."""
+
+    __slots__ = (
+        "computer", "function", "has_room", "is_alive", "is_asked", "is_attached", "is_ready", "key", "number", "parent",
+        "peers", "pid", "place", "resources", "spawner", "waiting_for_end", "watchers", "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -34,7 +84,8 @@ class Process:
         function: str,
         resources: Resources,
         place: str | None,
-        spawner: tuple[Process, int] | None,
+        spawner: tuple[Member, int] | None,
+        computer: Computer,
     ) -> None:
         self.number = number
         self.pid = pid
@@ -44,41 +95,25 @@ class Process:
         self.resources = resources
         self.place = place
         self.spawner = spawner
-        self.connection: Packets | None = None
-        self.template: Template | None = None
-        self.os_pid = 0
-        self.pidfd = -1
-        self.outputs: dict[int, int] = {}
-        """Read ends of its pipes, with 1 for stdout and 2 for stderr."""
-        self.tail = bytearray()
-        self.order = KillOrder()
+        """Who waits for its beginning, and the number of the request."""
+        self.computer = computer
         self.has_room = False
         """Whether the master counts its demand."""
         self.is_alive = True
         self.is_ready = False
+        self.is_asked = False
+        """Whether it has been asked to end, or killed."""
         self.is_attached = False
-        self.reaped: tuple[int | None, int | None] | None = None
-        """Code and signal, where the fabric itself has waited for it."""
-        self.exception: tuple[str, str] | None = None
-        self.undelivered = 0
-        self.draining: list[str] = []
-        self.fault: str | None = None
         self.wishes: dict[int, None] = {}
         """Numbers of its spawns that are queued."""
-        self.watchers: list[tuple[Process, int]] = []
+        self.watchers: list[tuple[Member, int]] = []
         self.peers: set[bytes] = set()
         """Keys of the processes that it was linked with."""
-        self.waiting_for_end: list[Process] = []
+        self.waiting_for_end: list[Member] = []
         """Processes that asked for a link when this one could not take one any more."""
 
-    def remember(self, data: bytes) -> None:
-        """Keep the end of what it writes to stderr."""
-        self.tail += data
-        if len(self.tail) > TAIL_BYTES:
-            del self.tail[: len(self.tail) - TAIL_BYTES]
-
     def __repr__(self) -> str:
-        return f"<Process {self.pid} {self.function}>"
+        return f"<Member {self.pid} {self.function}>"
 
 
 def close_fds(fds: list[int]) -> None:

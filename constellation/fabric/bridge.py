@@ -13,7 +13,7 @@ from constellation.core.status import ExitStatus
 
 if TYPE_CHECKING:
     from constellation.core.plugins import Plugins
-    from constellation.fabric.books import Process
+    from constellation.fabric.books import Member
     from constellation.fabric.loop import Loop, Timer
 
 
@@ -31,15 +31,13 @@ class Bridge:
         renderer: Knows the format.
         sink: Writes.
         plugins: Hear the news.
-        node_name: Of the only node.
     """
 
-    def __init__(self, loop: Loop, renderer: Renderer, sink: Sink, plugins: Plugins, node_name: str) -> None:
+    def __init__(self, loop: Loop, renderer: Renderer, sink: Sink, plugins: Plugins) -> None:
         self._loop = loop
         self._renderer = renderer
         self._sink = sink
         self._plugins = plugins
-        self._node_name = node_name
         self._timer: Timer | None = None
         self._ends: dict[tuple[int | None, str | None], ExitStatus] = {}
 
@@ -48,19 +46,19 @@ class Bridge:
         if self._plugins.names:
             self._plugins.news(hook, **arguments)
 
-    def spawned(self, process: Process) -> None:
+    def spawned(self, process: Member) -> None:
         """A process runs."""
         self.news(
             "process_spawned",
             pid=process.pid,
             parent=process.parent,
             function=process.function,
-            node=self._node_name,
+            node=process.computer.name,
             resources=process.resources,
         )
         self._put(
             self._renderer.spawn(
-                time.time(), process.pid, process.parent, process.function, self._node_name, process.resources
+                time.time(), process.pid, process.parent, process.function, process.computer.name, process.resources
             )
         )
 

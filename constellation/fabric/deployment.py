@@ -15,6 +15,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+from constellation.core import messages
 from constellation.core.contracts import NodeView
 from constellation.core.lifecycle import (
     Ending,
@@ -31,8 +32,9 @@ from constellation.core.output import Renderer
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
 from constellation.fabric import cgroups, keeper
-from constellation.fabric.books import Process
+from constellation.fabric.books import Member, Process
 from constellation.fabric.bridge import Bridge
+from constellation.fabric.coordinator import Coordinator
 from constellation.fabric.limits import Limits
 from constellation.fabric.master import Master
 from constellation.fabric.monitor import Monitor
@@ -105,27 +107,28 @@ class Deployment:
         self._writer = Writer(self._outputs(form))
         loop.watch(self._writer.wake_fd, self._on_writer)
         renderer = Renderer(form, colour=self._wants_colour(), joined=self._is_attached or _are_joined())
-        self._bridge = Bridge(loop, renderer, self._writer, plugins, config["node"])
+        self._bridge = Bridge(loop, renderer, self._writer, plugins)
         self._monitor = Monitor(loop, self._bridge.output, self._has_room)
         self._limits = self._make_limits(is_all=config["capacity"] is not None)
         capacity = Resources.from_fields(config["capacity"]) if config["capacity"] is not None else None
-        master = Master(plugins.scheduler(config["scheduler"]), capacity, config["node_id"], config["node"])
+        master = Master(
+            plugins.scheduler(config["scheduler"]), capacity, config["node_id"], config["node"], lambda: self._node
+        )
         self._news_of_node(master.node)
+        self._coordinator = Coordinator(loop, master, self._bridge, config["grace"], self._on_change, self._say)
         self._node = Node(
             loop,
-            master,
+            self._coordinator,
             self._monitor,
             self._limits,
-            self._bridge,
             lambda: plugins.transport(config["transport"]),
             config["node_id"],
             config["node"],
-            config["grace"],
             resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            self._on_change,
+            self._begin_again,
             self._say,
         )
-        self._why = self._node.why = Why(loop, lambda: self._node.living, self._say)
+        self._why = self._coordinator.why = Why(loop, lambda: self._coordinator.living, self._say)
         self._first = self._make_first(config["first"])
         self._terminal: Terminal | None = None
         if self._fds["pty"] >= 0:
@@ -175,7 +178,6 @@ class Deployment:
             first["function"],
             Resources.from_fields(first["resources"]),
             None,
-            None,
         )
         process.is_attached = self._is_attached
         for name, number in (("stdout", 1), ("stderr", 2)):
@@ -194,6 +196,18 @@ class Deployment:
             template.expect(self._first)
             self._node.forks = template
         self._node.begin(self._first, socket.socket(fileno=self._fds["control"]))
+        member = Member(
+            self._first.number,
+            self._first.pid,
+            None,
+            self._first.function,
+            self._first.resources,
+            None,
+            None,
+            self._node,
+        )
+        member.is_attached = self._is_attached
+        self._coordinator.begin(member)
 
     # What happens
 
@@ -253,7 +267,7 @@ class Deployment:
 
     def _on_change(self) -> None:
         self._why.changed()
-        if self._node.is_idle():
+        if self._coordinator.is_idle():
             self._is_over = True
         elif self._is_attached and not self._first.is_alive:
             self._step(Lost("the client", 0, at_once=False))
@@ -282,23 +296,41 @@ class Deployment:
         for effect in self._ending.step(event, now=self._loop.now()):
             match effect:
                 case SignalFirst(signum, cause):
-                    if self._first.is_alive and not self._first.is_attached:
-                        self._monitor.signal(self._first, signum, cause)
+                    first = self._coordinator.first
+                    if first is not None and first.is_alive and not first.is_attached:
+                        self._coordinator.signal(first, signum, cause)
                 case SignalOthers(signum, cause):
-                    for process in self._node.others:
-                        self._monitor.signal(process, signum, cause)
+                    for member in self._coordinator.others:
+                        self._coordinator.signal(member, signum, cause)
                 case KillAll(cause):
                     self._kill_all(cause)
-        if self._ending.exit_code is not None and not self._node.refusal:
-            self._node.refuse(f"the deployment is ending: {self._ending.cause}")
+        if self._ending.exit_code is not None and not self._coordinator.refusal:
+            self._coordinator.refuse(f"the deployment is ending: {self._ending.cause}")
         deadline = self._ending.next_deadline()
         if deadline is not None:
             self._loop.call_at(deadline, lambda: self._step(GraceOver()))
 
     def _kill_all(self, cause: str) -> None:
-        for process in self._node.living:
-            if not process.is_attached:
-                self._monitor.kill(process, cause)
+        for member in self._coordinator.living:
+            if not member.is_attached:
+                self._coordinator.kill(member, cause)
+
+    def _begin_again(self, process: Process, message: messages.Begin, template_fd: int) -> None:
+        """The first process begins a new deployment: a new name, a new template, an empty book."""
+        try:
+            pid = Pid.from_bytes(message.pid)
+            resources = Resources.from_fields(message.resources)
+            capacity = Resources.from_fields(message.capacity) if message.capacity is not None else None
+        except ValueError as error:
+            os.close(template_fd)
+            self._node.cut_off(process, f"it sent a malformed control message: {error}")
+            return
+        self._monitor.drain(process)
+        self._limits.is_all = capacity is not None
+        template = Template(self._loop, socket.socket(fileno=template_fd), self._node)
+        self._node.begin_anew(process, pid, message.function, resources, template)
+        self._coordinator.begin_again(message, pid, resources, capacity)
+        self._node.tell(process.key, messages.Closed(message.request))
 
     def _suspend(self) -> None:
         """Stop with all processes, as a job does, until the shell lets it go on."""

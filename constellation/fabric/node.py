@@ -1,8 +1,8 @@
-"""The node: control connections, requests of processes, links between them, and the book of the living and the dead.
+"""The node: one computer's processes of one deployment. Control connections, forks, links between them, their ends.
 
-It decides nothing about where (the master does), nothing about output (monitor and bridge), and never waits for a
-process. The order in which the end of a process is handled is the point of this module: first everything that it had
-sent, then its output, then its certificate to the bridge, then to those who wait for it.
+It decides nothing about who and where (the coordinator does), nothing about output (monitor and bridge), and never waits
+for a process. The order in which the end of a process is handled is the point of this module: first everything that it
+had sent, then its output, then its certificate.
 """
 
 from __future__ import annotations
@@ -14,34 +14,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from constellation.core import messages
-from constellation.core.errors import PluginError
 from constellation.core.lifecycle import KnownEnd, certificate, closing_words
-from constellation.core.linklife import number_of
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
-from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
 from constellation.core.resources import Resources
 from constellation.core.status import ExitStatus
 from constellation.fabric.books import Process, close_fds
 from constellation.fabric.packets import Packets
-from constellation.fabric.registry import Registry
-from constellation.fabric.templates import Template, control_pair
+from constellation.fabric.templates import control_pair
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from constellation.core.contracts import Transport
     from constellation.core.messages import Fork
-    from constellation.fabric.bridge import Bridge
+    from constellation.fabric.computer import Computer, Events, Order
     from constellation.fabric.limits import Limits
-    from constellation.fabric.loop import Loop, Timer
-    from constellation.fabric.master import Master
+    from constellation.fabric.loop import Loop
     from constellation.fabric.monitor import Monitor
-    from constellation.fabric.why import Why
-
-STALL_S = 0.25
-"""How long nobody must run, while spawns wait, before they are called stalled: a message may be on its way to somebody
-who has just been counted as waiting."""
 
 DESCRIPTORS_EACH = 4
 """Control connection, stdout, stderr, pidfd."""
@@ -57,131 +47,72 @@ class Forks(Protocol):
     def fork(self, process: Process, message: Fork, fds: Sequence[int]) -> None: ...
 
 
-class _Wish:
-    """A spawn that has not been placed yet."""
-
-    __slots__ = ("message", "payload", "resources", "spawner")
-
-    def __init__(self, spawner: Process, message: messages.Spawn, resources: Resources, payload: list[int]) -> None:
-        self.spawner = spawner
-        self.message = message
-        self.resources = resources
-        self.payload = payload
-
-
 class Node:
-    """One computer's processes of one deployment.
+    """One computer's processes of one deployment: a `Computer` to the coordinator.
 
     Args:
         loop: The fabric's loop.
-        master: Places demands.
+        events: Hears what happens: the coordinator.
         monitor: Reads, signals and kills.
         limits: Holds demands.
-        bridge: Gets the events.
         transport: Makes pairs of link ends.
         node_id: Its number.
         name: Its name.
-        grace: Seconds between asking and killing when the deployment is closed.
         file_limit: Descriptors that the fabric may have.
-        on_change: Called when a process has ended, or a connection: the deployment may be over.
+        on_connection: Called when the first process's connection has ended, or a deployment begins anew.
         say: Takes a line for the user.
     """
 
     def __init__(
         self,
         loop: Loop,
-        master: Master,
+        events: Events,
         monitor: Monitor,
         limits: Limits,
-        bridge: Bridge,
         transport: Callable[[], Transport],
         node_id: int,
         name: str,
-        grace: float,
         file_limit: int,
-        on_change: Callable[[], None],
+        begin_again: Callable[[Process, messages.Begin, int], None],
         say: Callable[[str], None],
     ) -> None:
-        self.master = master
         self.forks: Forks | None = None
         self.first: Process | None = None
-        self.refusal = ""
-        """Why no more processes are spawned; empty: they are."""
+        self.id = node_id
+        self.name = name
         self._loop = loop
+        self._events = events
         self._monitor = monitor
         self._limits = limits
-        self._bridge = bridge
         self._transport = transport
-        self._id = node_id
-        self._name = name
-        self._grace = grace
         self._file_limit = file_limit
-        self._on_change = on_change
-        self.why: Why | None = None
-        """Hears what processes wait for; set by the deployment, which shows it."""
+        self._begin_again = begin_again
         self._say = say
-        self._numbers = 1
         self._living: dict[bytes, Process] = {}
         self._by_os_pid: dict[int, Process] = {}
-        self._dead: dict[bytes, ExitStatus | None] = {}
-        self._wishes: dict[int, _Wish] = {}
-        self._links: dict[tuple[bytes, bytes], int] = {}
-        self._registry = Registry(
-            self._send, self._living.get, self._status_of, lambda process, cause: monitor.ask(process, cause, grace)
-        )
-        self._closing: tuple[Process, int, bool] | None = None
-        self._stall_timer: Timer | None = None
         self._has_said_no_descriptors = False
-
-    # The living
 
     @property
     def living(self) -> list[Process]:
-        """All processes that have been placed and have not ended."""
+        """All processes here that have been ordered and have not ended."""
         return list(self._living.values())
 
-    @property
-    def others(self) -> list[Process]:
-        """The same without the first one."""
-        return [process for process in self._living.values() if process is not self.first]
-
-    def is_idle(self) -> bool:
-        """Whether no process is left."""
-        return not self._living
-
-    def refuse(self, reason: str) -> None:
-        """Spawn nothing any more, and withdraw what waits."""
-        self.refusal = reason
-        for number in list(self._wishes):
-            wish = self._wishes.get(number)
-            if wish is not None:
-                self._withdraw(number)
-                text = f"cannot spawn {wish.message.function}: {reason}"
-                self._answer_failure(wish.spawner, wish.message.request, "SpawnError", text)
+    # Beginning
 
     def begin(self, process: Process, sock: socket.socket) -> None:
         """Take the first process in; it runs already."""
         self.first = process
-        self._numbers = max(self._numbers, process.number)
         self._living[process.key] = process
         self._connect(process, sock)
-        self._submit_first(process)
 
-    def _submit_first(self, process: Process) -> None:
-        for effect in self.master.submit(process.number, process.resources, self._loop.now(), wait=False):
-            match effect:
-                case Placed():
-                    process.has_room = True
-                case RefusedDemand(_, _, text):
-                    self._say(f"constellation: the first process has no room: {text}\n")
-                    self._monitor.kill(process, f"the fabric: {text}")
-                case Queued() | Displaced():
-                    pass
-
-    def _release(self, process: Process) -> None:
-        if process.has_room:
-            process.has_room = False
-            self._carry_out(self.master.released(process.number, self._loop.now()))
+    def begin_anew(self, process: Process, pid: Pid, function: str, resources: Resources, forks: Forks) -> None:
+        """The first process begins a new deployment: a new name, a new template."""
+        del self._living[process.key]
+        process.pid, process.key = pid, pid.to_bytes()
+        process.function, process.resources = function, resources
+        self._living[process.key] = process
+        self.forks = forks
+        self._limits.take_in(process)
 
     def _connect(self, process: Process, sock: socket.socket) -> None:
         process.connection = Packets(
@@ -196,20 +127,14 @@ class Node:
         if process.is_attached:
             self.ended(process, None, None)
 
-    # Requests
+    def cut_off(self, process: Process, reason: str) -> None:
+        """Close the connection to a process that does not keep to the rules; the reason goes into its certificate."""
+        if process.connection is not None:
+            process.connection.close()
+        self._on_connection_end(process, reason)
 
     def _on_message(self, process: Process, message: Message, fds: list[int]) -> None:
         match message:
-            case messages.Spawn():
-                self._spawn(process, message, fds)
-            case messages.Connect(peer, after):
-                self._link(process, peer, after)
-            case messages.Watch(request, pid):
-                self._watch(process, request, pid)
-            case messages.Kill():
-                self._kill(process, message)
-            case messages.Cancel(request):
-                self._cancel(process, request)
             case messages.Ready(os_pid):
                 self._ready(process, os_pid)
             case messages.Raised(name, text):
@@ -217,77 +142,23 @@ class Node:
             case messages.Draining(names, undelivered):
                 process.draining = [str(name) for name in names]
                 process.undelivered = undelivered
-            case messages.Waiting(waits):
-                self._waits(process, waits=waits)
-            case messages.LongWaits() if self.why is not None:
-                self.why.told(process, message)
-            case messages.Register() | messages.Unregister() | messages.Whereis() | messages.Tie() | messages.Untie():
-                self._registry.on_message(process, message)
-            case messages.Close(request, kill) if process is self.first:
-                self._close(process, request, kill=kill)
             case messages.Begin() if process is self.first and fds:
                 self._begin_again(process, message, fds.pop(0))
             case _:
-                if process.connection is not None:
-                    process.connection.close()
-                self._on_connection_end(process, f"it sent {type(message).__name__}, which is not a process's to send")
+                if not self._events.said(process.key, message, fds):
+                    self.cut_off(process, f"it sent {type(message).__name__}, which is not a process's to send")
         close_fds(fds)
 
-    def _spawn(self, process: Process, message: messages.Spawn, fds: list[int]) -> None:
-        if self.refusal:
-            self._answer_failure(
-                process, message.request, "SpawnError", f"cannot spawn {message.function}: {self.refusal}"
-            )
-            return
-        try:
-            demand = Resources.from_fields(message.resources)
-        except ValueError as error:
-            self._answer_failure(process, message.request, "UsageError", str(error))
-            return
-        self._numbers += 1
-        number = self._numbers
-        try:
-            effects = self.master.submit(number, demand, self._loop.now(), wait=message.wait)
-        except PluginError as error:
-            self._answer_failure(process, message.request, "PluginError", str(error))
-            return
-        self._wishes[number] = _Wish(process, message, demand, fds[:1])
-        process.wishes[number] = None
-        del fds[:1]
-        self._carry_out(effects)
-        if number in self._wishes:
-            self._check_stall()
-
-    def _carry_out(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Placed(number, _):
-                    self._start(number, self._take_wish(number))
-                case RefusedDemand(number, kind, text):
-                    wish = self._take_wish(number)
-                    close_fds(wish.payload)
-                    self._answer_failure(wish.spawner, wish.message.request, kind, text)
-                case Queued() | Displaced():
-                    pass
-
-    def _take_wish(self, number: int) -> _Wish:
-        wish = self._wishes.pop(number)
-        del wish.spawner.wishes[number]
-        return wish
-
-    def _start(self, number: int, wish: _Wish) -> None:
-        message, spawner = wish.message, wish.spawner
-        pid = Pid(self._id, number, os.urandom(16))
+    def start(self, order: Order, payload: Sequence[int]) -> None:
+        """Start a process. Takes the descriptors over."""
         process = Process(
-            number,
-            pid,
-            spawner.pid,
-            message.function,
-            wish.resources,
-            message.place or None,
-            (spawner, message.request),
+            order.number,
+            Pid.from_bytes(order.pid),
+            Pid.from_bytes(order.parent),
+            order.function,
+            Resources.from_fields(order.resources),
+            order.place or None,
         )
-        process.has_room = True
         self._living[process.key] = process
         made: list[int] = []
         try:
@@ -304,17 +175,16 @@ class Node:
             if made[-1] > self._file_limit - DESCRIPTORS_KEPT:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         except OSError as error:
-            close_fds(made)
-            close_fds(wish.payload)
+            close_fds([*made, *payload])
             self.fork_failed(
                 process,
                 f"{error.strerror} in the fabric, which has {len(self._living)} processes and may open "
                 f"{self._file_limit} descriptors; raise the hard limit (ulimit -Hn), or run fewer at a time",
             )
             return
-        fork = messages.Fork(number, process.key, spawner.key, message.resources, message.function, message.payload)
+        fork = messages.Fork(order.number, order.pid, order.parent, order.resources, order.function, order.payload)
         assert self.forks is not None
-        made += wish.payload
+        made += payload
         made += self._limits.prepare(process)
         self.forks.fork(process, fork, made)
         close_fds(made)
@@ -345,12 +215,7 @@ class Node:
         self._limits.release(process)
         if words:
             text += "; it said:" + "".join(f"\n    {line}" for line in words)
-        if process.spawner is not None:
-            spawner, request = process.spawner
-            process.spawner = None
-            self._answer_failure(spawner, request, "SpawnError", f"cannot spawn {process.function}: {text}")
-        self._release(process)
-        self._after_end(process, None)
+        self._events.failed(process.key, text)
 
     def _ready(self, process: Process, os_pid: int) -> None:
         if process.is_ready:
@@ -359,112 +224,66 @@ class Node:
         if process.is_attached:
             process.os_pid, process.pidfd = os_pid, _open_pidfd(os_pid)
             self._limits.take_in(process)
-        if process.spawner is not None:
-            spawner, request = process.spawner
-            process.spawner = None
-            self._send(spawner, messages.Spawned(request, process.key))
-        self._bridge.spawned(process)
+        self._events.began(process.key, os_pid, is_running=True)
         self._monitor.listen(process)
         self._monitor.catch_up(process)
 
-    def _cancel(self, process: Process, request: int) -> None:
-        for number in process.wishes:
-            if self._wishes[number].message.request == request:
-                self._withdraw(number)
-                self._send(process, messages.SpawnFailed(request, "Cancelled", ""))
-                return
-        for watched in self._living.values():
-            if watched.watchers:
-                watched.watchers = [each for each in watched.watchers if each != (process, request)]
-        self._registry.cancel(process, request)
+    # What the coordinator wants
 
-    def _withdraw(self, number: int) -> None:
-        close_fds(self._take_wish(number).payload)
-        self._carry_out(self.master.cancel(number, self._loop.now()))
+    def tell(self, key: bytes, message: Message) -> None:
+        """Send a message to a process."""
+        process = self._living.get(key)
+        if process is not None and process.connection is not None:
+            process.connection.send(message)
 
-    def _withdraw_all_of(self, process: Process) -> None:
-        for number in list(process.wishes):
-            if number in process.wishes:  # one's withdrawal may have let the next one go ahead
-                self._withdraw(number)
+    def ask(self, key: bytes, cause: str, grace: float) -> None:
+        """Ask a process to end, and kill it after ``grace`` seconds."""
+        process = self._living.get(key)
+        if process is not None:
+            self._monitor.ask(process, cause, grace)
+
+    def signal(self, key: bytes, signum: int, cause: str) -> None:
+        """Send a signal whose consequences are somebody else's decision."""
+        process = self._living.get(key)
+        if process is not None:
+            self._monitor.signal(process, signum, cause)
+
+    def kill(self, key: bytes, cause: str) -> None:
+        """Kill a process now."""
+        process = self._living.get(key)
+        if process is not None:
+            self._monitor.kill(process, cause)
 
     # Links
 
-    def _link(self, process: Process, peer_key: bytes, after: int) -> None:
-        pair = (process.key, peer_key) if process.key < peer_key else (peer_key, process.key)
-        number = number_of(self._links.get(pair, 0), after)
-        if not number:
-            return  # one is on its way
-        peer = self._living.get(peer_key)
-        if peer is None or peer is process:
-            self._refuse_link(process, peer_key)
-            return
-        if peer.connection is None or not peer.connection.is_open:
-            if process not in peer.waiting_for_end:
-                peer.waiting_for_end.append(process)
-            return
+    def pair(self, one: bytes, two: bytes, number: int) -> None:
+        """Make a link between two processes of this computer."""
+        first, second = self._living.get(one), self._living.get(two)
+        for key, process in ((one, first), (two, second)):
+            if process is None or process.connection is None or not process.connection.is_open:
+                self._events.not_linked(one, two, number, ending=key, reason="")
+                return
+        assert first is not None and first.connection is not None  # noqa: PT018  # the loop has seen to it
+        assert second is not None and second.connection is not None  # noqa: PT018
         try:
             ours, theirs = self._transport().pair()
         except OSError as error:
             if not self._has_said_no_descriptors:
                 self._has_said_no_descriptors = True
                 self._say(f"constellation: links wait: {error.strerror} in the fabric\n")
-            self._loop.call_later(_RETRY_S, lambda: self._link(process, peer_key, after) if process.is_alive else None)
+            self._loop.call_later(_RETRY_S, lambda: self.pair(one, two, number))
             return
-        if peer.connection.send(messages.LinkMade(process.key, number), [theirs]):
-            self._links[pair] = number
-            process.peers.add(peer_key)
-            peer.peers.add(process.key)
-            self._send(process, messages.LinkMade(peer_key, number), [ours])
-        elif process not in peer.waiting_for_end:
+        if second.connection.send(messages.LinkMade(one, number), [theirs]):
+            first.connection.send(messages.LinkMade(two, number), [ours])
+        else:
             # It is ending, and the news of it is on its way.
-            peer.waiting_for_end.append(process)
+            self._events.not_linked(one, two, number, ending=two, reason="")
         os.close(ours)
         os.close(theirs)
 
-    def _refuse_link(self, process: Process, peer_key: bytes) -> None:
-        known = self._status_of(peer_key)
-        self._send(process, messages.Refused(peer_key, known.to_fields() if known is not None else None))
-
-    # Watching and killing
-
-    def _watch(self, process: Process, request: int, key: bytes) -> None:
-        watched = self._living.get(key)
-        if watched is not None:
-            watched.watchers.append((process, request))
-            return
-        known = self._status_of(key)
-        self._send(process, messages.Exited(request, known.to_fields() if known is not None else None))
-
-    def _kill(self, process: Process, message: messages.Kill) -> None:
-        self._watch(process, message.request, message.pid)
-        target = self._living.get(message.pid)
-        if target is None and not message.tree:
-            return
-        cause = f"process {process.pid}"
-        victims = [] if target is None else [target]
-        if message.tree:
-            victims += self._below(message.pid)
-        for victim in victims:
-            if message.tree:
-                self._withdraw_all_of(victim)
-            self._monitor.ask(victim, cause, message.grace)
-
-    def _below(self, key: bytes) -> list[Process]:
-        """All that a process has spawned, and they, as far as they live; the line may lead over dead ones."""
-        children: dict[Pid, list[Process]] = {}
-        for process in self._living.values():
-            if process.parent is not None:
-                children.setdefault(process.parent, []).append(process)
-        try:
-            waiting = [Pid.from_bytes(key)]
-        except ValueError:
-            return []
-        found: list[Process] = []
-        while waiting:
-            below = children.get(waiting.pop(), [])
-            found += below
-            waiting += [process.pid for process in below]
-        return found
+    def dial(self, one: bytes, two: bytes, number: int, other: Computer) -> None:
+        """There is no other computer: this is the only one of its deployment."""
+        self._events.not_linked(one, two, number, ending=b"", reason=f"node {other.name} is not known here")
 
     # Ends
 
@@ -486,11 +305,10 @@ class Node:
         if process.connection is not None:
             process.connection.drain()
         process.is_alive = False
-        spawner, process.spawner = process.spawner, None
         if not process.is_ready and not process.is_attached:
             # It ended before it could say so; what it wrote must have a process that it belongs to.
             process.is_ready = True
-            self._bridge.spawned(process)
+            self._events.began(process.key, process.os_pid, is_running=False)
         self._monitor.drain(process)
         if process.connection is not None:
             process.connection.close()
@@ -499,34 +317,7 @@ class Node:
         status = self._certificate(process, code, signum)
         self._monitor.release(process)
         self._limits.release(process)
-        self._dead[process.key] = None if status.ok and status.cause is None else status
-        if not process.is_attached:
-            self._bridge.exited(status)
-        if spawner is not None:
-            words = "".join(f"\n    {line}" for line in status.stderr)
-            text = f"cannot spawn {process.function}: it ended before it began: {status.describe()}{words}"
-            self._answer_failure(*spawner, "SpawnError", text)
-        self._withdraw_all_of(process)
-        self._release(process)
-        self._after_end(process, status)
-
-    def _after_end(self, process: Process, status: ExitStatus | None) -> None:
-        self._registry.ended(process, status)  # first: who hears of this end finds the name free
-        fields = status.to_fields() if status is not None else None
-        for watcher, request in process.watchers:
-            self._send(watcher, messages.Exited(request, fields))
-        for waiting in process.waiting_for_end:
-            self._send(waiting, messages.Refused(process.key, fields))
-        process.watchers.clear()
-        process.waiting_for_end.clear()
-        for peer_key in process.peers:
-            self._links.pop((process.key, peer_key) if process.key < peer_key else (peer_key, process.key), None)
-            peer = self._living.get(peer_key)
-            if peer is not None:
-                peer.peers.discard(process.key)
-        self._check_stall()
-        self._check_closed()
-        self._on_change()
+        self._events.ended(process.key, status, counts=not process.is_attached)
 
     def _certificate(self, process: Process, code: int | None, signum: int | None) -> ExitStatus:
         template = process.template
@@ -542,105 +333,10 @@ class Node:
                 is_template_lost=template is not None and template.is_lost and not template.is_once,
                 fault=process.fault,
                 stderr=closing_words(bytes(process.tail)),
-                node=self._name,
+                node=self.name,
                 place=process.place,
             )
         )
-
-    def _status_of(self, key: bytes) -> ExitStatus | None:
-        """The certificate of a dead process; None for one that is not known here."""
-        status = self._dead.get(key)
-        if status is None and key in self._dead:
-            return ExitStatus(Pid.from_bytes(key), 0, None, node=self._name)
-        return status
-
-    # Lending, and when it does not help
-
-    def _waits(self, process: Process, *, waits: bool) -> None:
-        placement = self.master.placement
-        if not process.has_room:
-            return
-        if waits:
-            self._carry_out(placement.lend(process.number, self._loop.now()))
-            self._check_stall()
-        else:
-            placement.take_back(process.number)
-
-    def _check_stall(self) -> None:
-        if self._wishes and self._stall_timer is None and self.master.placement.stalled():
-            self._stall_timer = self._loop.call_later(STALL_S, self._give_up_if_stalled)
-
-    def _give_up_if_stalled(self) -> None:
-        self._stall_timer = None
-        holders = ", ".join(f"{process.pid} holds {process.resources}" for process in self.living[:8])
-        more = f" and {len(self._living) - 8} more" if len(self._living) > 8 else ""
-        for number in self.master.placement.stalled():
-            wish = self._wishes.get(number)
-            if wish is not None:
-                text = (
-                    f"cannot spawn {wish.message.function}: every process waits, and none will give back what it holds: "
-                    f"{holders}{more}; ask for less, or give more capacity"
-                )
-                self._withdraw(number)
-                self._answer_failure(wish.spawner, wish.message.request, "SpawnStalled", text)
-
-    # The deployment's end and its next beginning
-
-    def _close(self, process: Process, request: int, *, kill: bool) -> None:
-        self._closing = (process, request, kill)
-        if kill:
-            self.refuse("the deployment is being closed")
-            for other in self.others:
-                self._monitor.ask(other, "close()", self._grace)
-        self._check_closed()
-
-    def _check_closed(self) -> None:
-        if self._closing is None or len(self._living) > 1 or self._wishes:
-            return
-        process, request, _ = self._closing
-        self._closing = None
-        self._send(process, messages.Closed(request))
-
-    def _begin_again(self, process: Process, message: messages.Begin, template_fd: int) -> None:
-        """The first process begins a new deployment: a new name, a new template, an empty book."""
-        try:
-            pid = Pid.from_bytes(message.pid)
-            resources = Resources.from_fields(message.resources)
-            capacity = Resources.from_fields(message.capacity) if message.capacity is not None else None
-        except ValueError as error:
-            os.close(template_fd)
-            if process.connection is not None:
-                process.connection.close()
-            self._on_connection_end(process, f"it sent a malformed control message: {error}")
-            return
-        self._monitor.drain(process)
-        self._bridge.exited(ExitStatus(process.pid, 0, None, node=self._name))
-        self._release(process)
-        del self._living[process.key]
-        self._dead[process.key] = None
-        self._registry.clear()
-        self.master = self.master.again(capacity)
-        process.pid, process.key = pid, pid.to_bytes()
-        process.function, process.resources = message.function, resources
-        self._numbers += 1
-        process.number = self._numbers
-        self._living[process.key] = process
-        self.refusal = ""
-        self.forks = Template(self._loop, socket.socket(fileno=template_fd), self)
-        self._submit_first(process)
-        self._limits.is_all = capacity is not None
-        self._limits.take_in(process)
-        self._bridge.spawned(process)
-        self._send(process, messages.Closed(message.request))
-
-    # Answers
-
-    def _send(self, process: Process, message: Message, fds: Sequence[int] = ()) -> None:
-        if process.connection is not None:
-            process.connection.send(message, fds)
-
-    def _answer_failure(self, process: Process, request: int, kind: str, text: str) -> None:
-        self._send(process, messages.SpawnFailed(request, kind, text))
 
 
 def _open_pidfd(os_pid: int) -> int:

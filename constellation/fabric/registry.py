@@ -17,7 +17,7 @@ from constellation.core.lifecycle import LINKED
 from constellation.core.messages import Message
 from constellation.core.settings import LARGEST_NAME
 from constellation.core.status import ExitStatus
-from constellation.fabric.books import Process
+from constellation.fabric.books import Member
 
 MOST_NAMES = 1024
 """Names that one process may have, and names that it may wait for at a time: a program that has more has a loop."""
@@ -39,25 +39,25 @@ class Registry:
 
     def __init__(
         self,
-        send: Callable[[Process, Message], None],
-        find: Callable[[bytes], Process | None],
+        send: Callable[[Member, Message], None],
+        find: Callable[[bytes], Member | None],
         status_of: Callable[[bytes], ExitStatus | None],
-        end: Callable[[Process, str], None],
+        end: Callable[[Member, str], None],
     ) -> None:
         self._send = send
         self._find = find
         self._status_of = status_of
         self._end = end
-        self._owners: dict[str, Process] = {}
+        self._owners: dict[str, Member] = {}
         self._names: dict[bytes, dict[str, None]] = {}
-        self._searches: dict[str, dict[tuple[bytes, int], Process]] = {}
+        self._searches: dict[str, dict[tuple[bytes, int], Member]] = {}
         self._searching: dict[bytes, dict[int, str]] = {}
         self._dependents: dict[bytes, dict[bytes, None]] = {}
         """Whose end ends whom."""
         self._tied_to: dict[bytes, dict[bytes, None]] = {}
         """The same, the other way round."""
 
-    def on_message(self, process: Process, message: Request) -> None:
+    def on_message(self, process: Member, message: Request) -> None:
         """Do what a process asks for."""
         match message:
             case messages.Register(request, name):
@@ -73,12 +73,12 @@ class Registry:
                 self._cut(key, process.key)
                 self._done(process, request)
 
-    def _done(self, process: Process, request: int, kind: str = "", text: str = "") -> None:
+    def _done(self, process: Member, request: int, kind: str = "", text: str = "") -> None:
         self._send(process, messages.Done(request, kind, text))
 
     # Names
 
-    def _register(self, process: Process, request: int, name: str) -> None:
+    def _register(self, process: Member, request: int, name: str) -> None:
         owner = self._owners.get(name)
         names = self._names.setdefault(process.key, {})
         if owner is not None and owner is not process:
@@ -100,7 +100,7 @@ class Registry:
             self._searching[key].pop(number, None)
             self._send(searcher, messages.Found(number, process.key))
 
-    def _unregister(self, process: Process, request: int, name: str) -> None:
+    def _unregister(self, process: Member, request: int, name: str) -> None:
         if self._owners.get(name) is not process:
             text = f"cannot unregister {name!r}: process {process.pid} does not have that name"
             self._done(process, request, "UsageError", text)
@@ -109,7 +109,7 @@ class Registry:
         del self._names[process.key][name]
         self._done(process, request)
 
-    def _search(self, process: Process, request: int, name: str, *, wait: bool) -> None:
+    def _search(self, process: Member, request: int, name: str, *, wait: bool) -> None:
         owner = self._owners.get(name)
         if owner is not None or not wait:
             self._send(process, messages.Found(request, b"" if owner is None else owner.key))
@@ -122,7 +122,7 @@ class Registry:
         searching[request] = name
         self._searches.setdefault(name, {})[process.key, request] = process
 
-    def cancel(self, process: Process, request: int) -> None:
+    def cancel(self, process: Member, request: int) -> None:
         """Forget a search."""
         name = self._searching.get(process.key, {}).pop(request, None)
         if name is not None:
@@ -145,7 +145,7 @@ class Registry:
 
     # Ties
 
-    def _tie(self, process: Process, request: int, key: bytes, *, both: bool) -> None:
+    def _tie(self, process: Member, request: int, key: bytes, *, both: bool) -> None:
         other = self._find(key)
         if other is not None:
             if other is not process:
@@ -177,7 +177,7 @@ class Registry:
 
     # Ends
 
-    def ended(self, process: Process, status: ExitStatus | None) -> None:
+    def ended(self, process: Member, status: ExitStatus | None) -> None:
         """Free the names of a process that has been waited for; end those that are linked with a bad end."""
         key = process.key
         for name in self._names.pop(key, ()):

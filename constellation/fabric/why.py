@@ -11,7 +11,7 @@ from constellation.core.why import Standstill, Wait, Waiter
 
 if TYPE_CHECKING:
     from constellation.core.messages import LongWaits
-    from constellation.fabric.books import Process
+    from constellation.fabric.books import Member
     from constellation.fabric.loop import Loop, Timer
 
 
@@ -24,7 +24,7 @@ class Why:
         say: Writes one line to our stderr.
     """
 
-    def __init__(self, loop: Loop, living: Callable[[], list[Process]], say: Callable[[str], None]) -> None:
+    def __init__(self, loop: Loop, living: Callable[[], list[Member]], say: Callable[[str], None]) -> None:
         self._loop = loop
         self._living = living
         self._say = say
@@ -32,7 +32,7 @@ class Why:
         self._standstill = Standstill()
         self._timer: Timer | None = None
 
-    def told(self, process: Process, message: LongWaits) -> None:
+    def told(self, process: Member, message: LongWaits) -> None:
         """A process has told what it waits for; nothing: it goes on.
 
         Raises:
@@ -58,7 +58,7 @@ class Why:
             self._timer.cancel()
             self._timer = None
         processes = self._living()
-        is_quiet = all(process.is_ready and process.order.asked_with is None for process in processes)
+        is_quiet = all(process.is_ready and not process.is_asked for process in processes)
         if self._standstill.step(self._waiters(), is_quiet=is_quiet, now=self._loop.now()):
             self.show("all processes wait, and nothing can wake them (Ctrl-C ends them):")
         deadline = self._standstill.next_deadline()

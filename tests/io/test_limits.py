@@ -51,7 +51,7 @@ class Stage:
     def process(self, demand: Resources) -> Process:
         """A process that has not begun."""
         self._numbers += 1
-        return Process(self._numbers, Pid(1, self._numbers, os.urandom(16)), None, "prog:f", demand, None, None)
+        return Process(self._numbers, Pid(1, self._numbers, os.urandom(16)), None, "prog:f", demand, None)
 
     def begin(self, process: Process, os_pid: int) -> None:
         """It has been forked."""

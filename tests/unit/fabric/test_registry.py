@@ -13,17 +13,20 @@ from constellation.core.messages import Done, Found, Message, Register, Tie, Unr
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
 from constellation.core.status import ExitStatus
-from constellation.fabric.books import Process
+from constellation.fabric.books import Member
 from constellation.fabric.registry import MOST_NAMES, Registry
+
+_NOWHERE: Any = None
+"""The registry does not ask where a process runs."""
 
 
 class Node:
     """What the registry sees of a node."""
 
     def __init__(self) -> None:
-        self.living: dict[bytes, Process] = {}
+        self.living: dict[bytes, Member] = {}
         self.dead: dict[bytes, ExitStatus] = {}
-        self.sent: list[tuple[Process, Message]] = []
+        self.sent: list[tuple[Member, Message]] = []
         self.asked: dict[bytes, str] = {}
         self.requests = 0
         self.registry = Registry(
@@ -33,13 +36,15 @@ class Node:
             lambda process, cause: self.asked.update({process.key: cause}),
         )
 
-    def process(self) -> Process:
+    def process(self) -> Member:
         number = len(self.living) + len(self.dead) + 1
-        process = Process(number, Pid(1, number, bytes([number]) * 16), None, "prog:fn", Resources(), None, None)
+        process = Member(
+            number, Pid(1, number, bytes([number]) * 16), None, "prog:fn", Resources(), None, None, _NOWHERE
+        )
         self.living[process.key] = process
         return process
 
-    def tell(self, process: Process, kind: Any, *fields: Any) -> Any:
+    def tell(self, process: Member, kind: Any, *fields: Any) -> Any:
         """Give a request; the answer to it, or None."""
         self.requests += 1
         self.sent = []
@@ -48,7 +53,7 @@ class Node:
         assert len(answers) <= 1
         return answers[0] if answers else None
 
-    def end(self, process: Process, code: int | None = 1) -> None:
+    def end(self, process: Member, code: int | None = 1) -> None:
         del self.living[process.key]
         self.dead[process.key] = status = ExitStatus(process.pid, code, None)
         self.registry.ended(process, status)
@@ -187,8 +192,8 @@ def test_against_a_model(moves: list[tuple[str, int, int]]) -> None:
     """Any order of requests and ends: names, answers and ends are those of a plain book; nothing is kept of the dead."""
     node = Node()
     processes = [node.process() for _ in range(5)]
-    names: dict[str, Process] = {}
-    waits: list[tuple[Process, str]] = []
+    names: dict[str, Member] = {}
+    waits: list[tuple[Member, str]] = []
     ties: set[tuple[bytes, bytes]] = set()
     for what, who, whom in moves:
         process, other, name = processes[who], processes[whom], f"name {whom}"

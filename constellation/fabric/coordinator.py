@@ -1,0 +1,517 @@
+"""The coordinator: one deployment's book. Who runs where, who asks for what, who is told of whose end.
+
+It is the master's part of a deployment. It decides nothing about room (the placement machine does) and touches no
+process: it tells each process's `Computer` what to do, and hears from it what has happened. The order in which the end
+of a process is handled matters: its computer has told all that it had sent and written; then comes the certificate to
+the bridge, then who waits for it hears.
+
+Links are made by this one place, so that two processes that want each other at the same time get one: it gives each pair
+its next number (core/linklife.py), and says which computer makes the link.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from constellation.core import messages
+from constellation.core.errors import PluginError
+from constellation.core.linklife import number_of
+from constellation.core.messages import Message
+from constellation.core.pid import Pid
+from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
+from constellation.core.resources import Resources
+from constellation.core.status import ExitStatus
+from constellation.fabric.books import Member, close_fds
+from constellation.fabric.computer import Order
+from constellation.fabric.registry import Registry
+
+if TYPE_CHECKING:
+    from constellation.fabric.bridge import Bridge
+    from constellation.fabric.loop import Loop, Timer
+    from constellation.fabric.master import Master
+    from constellation.fabric.why import Why
+
+STALL_S = 0.25
+"""How long nobody must run, while spawns wait, before they are called stalled: a message may be on its way to somebody
+who has just been counted as waiting."""
+
+
+class _Wish:
+    """A spawn that has not been placed yet."""
+
+    __slots__ = ("message", "payload", "resources", "spawner")
+
+    def __init__(self, spawner: Member, message: messages.Spawn, resources: Resources, payload: list[int]) -> None:
+        self.spawner = spawner
+        self.message = message
+        self.resources = resources
+        self.payload = payload
+
+
+class Coordinator:
+    """The processes of one deployment, wherever they run.
+
+    Args:
+        loop: For the time.
+        master: Places demands, and knows the computers.
+        bridge: Gets the events.
+        grace: Seconds between asking and killing when the deployment is closed.
+        on_change: Called when a process has ended: the deployment may be over.
+        say: Takes a line for the user.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        master: Master,
+        bridge: Bridge,
+        grace: float,
+        on_change: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.first: Member | None = None
+        self.refusal = ""
+        """Why no more processes are spawned; empty: they are."""
+        self.why: Why | None = None
+        """Hears what processes wait for; set by the deployment, which shows it."""
+        self._loop = loop
+        self._master = master
+        self._bridge = bridge
+        self._grace = grace
+        self._on_change = on_change
+        self._say = say
+        self._living: dict[bytes, Member] = {}
+        self._dead: dict[bytes, ExitStatus | None] = {}
+        """Certificates; None for a good end, of which nothing more need be known."""
+        self._wishes: dict[int, _Wish] = {}
+        self._links: dict[tuple[bytes, bytes], int] = {}
+        self._registry = Registry(
+            self._send, self._living.get, self._status_of, lambda member, cause: self.ask(member, cause, grace)
+        )
+        self._closing: tuple[Member, int, bool] | None = None
+        self._stall_timer: Timer | None = None
+
+    # The living
+
+    @property
+    def living(self) -> list[Member]:
+        """All processes that have been placed and have not ended."""
+        return list(self._living.values())
+
+    @property
+    def others(self) -> list[Member]:
+        """The same without the first one."""
+        return [member for member in self._living.values() if member is not self.first]
+
+    def is_idle(self) -> bool:
+        """Whether no process is left."""
+        return not self._living
+
+    def refuse(self, reason: str) -> None:
+        """Spawn nothing any more, and withdraw what waits."""
+        self.refusal = reason
+        for number in list(self._wishes):
+            wish = self._wishes.get(number)
+            if wish is not None:
+                self._withdraw(number)
+                text = f"cannot spawn {wish.message.function}: {reason}"
+                self._answer_failure(wish.spawner, wish.message.request, "SpawnError", text)
+
+    def begin(self, member: Member) -> None:
+        """Take the first process in; it runs already, or its computer has been told to start it."""
+        self.first = member
+        self._master.count_from(member.number)
+        self._living[member.key] = member
+        self._submit_first(member)
+
+    def _submit_first(self, member: Member) -> None:
+        for effect in self._master.submit(member.number, member.resources, self._loop.now(), wait=False):
+            match effect:
+                case Placed():
+                    member.has_room = True
+                case RefusedDemand(_, _, text):
+                    self._say(f"constellation: the first process has no room: {text}\n")
+                    self.kill(member, f"the fabric: {text}")
+                case Queued() | Displaced():
+                    pass
+
+    def _release(self, member: Member) -> None:
+        if member.has_room:
+            member.has_room = False
+            self._carry_out(self._master.released(member.number, self._loop.now()))
+
+    # Requests
+
+    def said(self, key: bytes, message: Message, fds: list[int]) -> bool:  # one case for each message
+        """Do what a process asks for.
+
+        Args:
+            key: The process.
+            message: What it has sent.
+            fds: What came with it; those that are kept are taken out.
+
+        Returns:
+            Whether a process may send that.
+        """
+        member = self._living.get(key)
+        if member is None:
+            return True
+        match message:
+            case messages.Spawn():
+                self._spawn(member, message, fds)
+            case messages.Connect(peer, after):
+                self._link(member, peer, after)
+            case messages.Watch(request, pid):
+                self._watch(member, request, pid)
+            case messages.Kill():
+                self._kill(member, message)
+            case messages.Cancel(request):
+                self._cancel(member, request)
+            case messages.Waiting(waits):
+                self._waits(member, waits=waits)
+            case messages.LongWaits():
+                if self.why is not None:
+                    self.why.told(member, message)
+            case messages.Register() | messages.Unregister() | messages.Whereis() | messages.Tie() | messages.Untie():
+                self._registry.on_message(member, message)
+            case messages.Close(request, kill) if member is self.first:
+                self._close(member, request, kill=kill)
+            case _:
+                return False
+        return True
+
+    def _spawn(self, member: Member, message: messages.Spawn, fds: list[int]) -> None:
+        if self.refusal:
+            self._answer_failure(
+                member, message.request, "SpawnError", f"cannot spawn {message.function}: {self.refusal}"
+            )
+            return
+        try:
+            demand = Resources.from_fields(message.resources)
+        except ValueError as error:
+            self._answer_failure(member, message.request, "UsageError", str(error))
+            return
+        number = self._master.next_number()
+        try:
+            effects = self._master.submit(number, demand, self._loop.now(), wait=message.wait)
+        except PluginError as error:
+            self._answer_failure(member, message.request, "PluginError", str(error))
+            return
+        self._wishes[number] = _Wish(member, message, demand, fds[:1])
+        member.wishes[number] = None
+        del fds[:1]
+        self._carry_out(effects)
+        if number in self._wishes:
+            self._check_stall()
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Placed(number, node_id):
+                    self._start(number, node_id, self._take_wish(number))
+                case RefusedDemand(number, kind, text):
+                    wish = self._take_wish(number)
+                    close_fds(wish.payload)
+                    self._answer_failure(wish.spawner, wish.message.request, kind, text)
+                case Queued() | Displaced():
+                    pass
+
+    def _take_wish(self, number: int) -> _Wish:
+        wish = self._wishes.pop(number)
+        del wish.spawner.wishes[number]
+        return wish
+
+    def _start(self, number: int, node_id: int, wish: _Wish) -> None:
+        message, spawner = wish.message, wish.spawner
+        computer = self._master.computer(node_id)
+        member = Member(
+            number,
+            Pid(computer.id, number, os.urandom(16)),
+            spawner.pid,
+            message.function,
+            wish.resources,
+            message.place or None,
+            (spawner, message.request),
+            computer,
+        )
+        member.has_room = True
+        self._living[member.key] = member
+        computer.start(
+            Order(number, member.key, spawner.key, message.resources, message.function, message.place, message.payload),
+            wish.payload,
+        )
+
+    def began(self, key: bytes, os_pid: int, *, is_running: bool) -> None:  # for who asks what runs where
+        """A process runs; or it has ended before it could say so, and what it wrote must have somebody to belong to."""
+        member = self._living.get(key)
+        if member is None or member.is_ready:
+            return
+        member.is_ready = True
+        if is_running and member.spawner is not None:
+            spawner, request = member.spawner
+            member.spawner = None
+            self._send(spawner, messages.Spawned(request, key))
+        self._bridge.spawned(member)
+
+    def failed(self, key: bytes, text: str) -> None:
+        """A process could not be started: as if it had never been."""
+        member = self._living.pop(key, None)
+        if member is None:
+            return
+        member.is_alive = False
+        if member.spawner is not None:
+            spawner, request = member.spawner
+            member.spawner = None
+            self._answer_failure(spawner, request, "SpawnError", f"cannot spawn {member.function}: {text}")
+        self._release(member)
+        self._after_end(member, None)
+
+    def _cancel(self, member: Member, request: int) -> None:
+        for number in member.wishes:
+            if self._wishes[number].message.request == request:
+                self._withdraw(number)
+                self._send(member, messages.SpawnFailed(request, "Cancelled", ""))
+                return
+        for watched in self._living.values():
+            if watched.watchers:
+                watched.watchers = [each for each in watched.watchers if each != (member, request)]
+        self._registry.cancel(member, request)
+
+    def _withdraw(self, number: int) -> None:
+        close_fds(self._take_wish(number).payload)
+        self._carry_out(self._master.cancel(number, self._loop.now()))
+
+    def _withdraw_all_of(self, member: Member) -> None:
+        for number in list(member.wishes):
+            if number in member.wishes:  # one's withdrawal may have let the next one go ahead
+                self._withdraw(number)
+
+    # Links
+
+    def _link(self, member: Member, peer_key: bytes, after: int) -> None:
+        pair = _pair(member.key, peer_key)
+        number = number_of(self._links.get(pair, 0), after)
+        if not number:
+            return  # one is on its way
+        peer = self._living.get(peer_key)
+        if peer is None or peer is member:
+            known = self._status_of(peer_key)
+            self._send(member, messages.Refused(peer_key, known.to_fields() if known is not None else None))
+            return
+        self._links[pair] = number
+        member.peers.add(peer_key)
+        peer.peers.add(member.key)
+        if member.computer is peer.computer:
+            member.computer.pair(member.key, peer_key, number)
+        else:
+            member.computer.dial(member.key, peer_key, number, peer.computer)
+
+    def not_linked(self, one: bytes, two: bytes, number: int, *, ending: bytes, reason: str) -> None:
+        """A link could not be made, because process ``ending`` is about to end; or, where that is empty, for a reason."""
+        pair = _pair(one, two)
+        if self._links.get(pair) == number:
+            self._links[pair] = number - 1
+        for key, other in ((one, two), (two, one)):
+            member, peer = self._living.get(key), self._living.get(other)
+            if member is None or key == ending:
+                continue
+            if reason:
+                self._send(member, messages.Unreachable(other, reason))
+            elif peer is None:
+                self._link(member, other, number - 1)
+            elif member not in peer.waiting_for_end:
+                peer.waiting_for_end.append(member)
+
+    # Watching and killing
+
+    def _watch(self, member: Member, request: int, key: bytes) -> None:
+        watched = self._living.get(key)
+        if watched is not None:
+            watched.watchers.append((member, request))
+            return
+        known = self._status_of(key)
+        self._send(member, messages.Exited(request, known.to_fields() if known is not None else None))
+
+    def _kill(self, member: Member, message: messages.Kill) -> None:
+        self._watch(member, message.request, message.pid)
+        target = self._living.get(message.pid)
+        if target is None and not message.tree:
+            return
+        cause = f"process {member.pid}"
+        victims = [] if target is None else [target]
+        if message.tree:
+            victims += self._below(message.pid)
+        for victim in victims:
+            if message.tree:
+                self._withdraw_all_of(victim)
+            self.ask(victim, cause, message.grace)
+
+    def _below(self, key: bytes) -> list[Member]:
+        """All that a process has spawned, and they, as far as they live; the line may lead over dead ones."""
+        children: dict[Pid, list[Member]] = {}
+        for member in self._living.values():
+            if member.parent is not None:
+                children.setdefault(member.parent, []).append(member)
+        try:
+            waiting = [Pid.from_bytes(key)]
+        except ValueError:
+            return []
+        found: list[Member] = []
+        while waiting:
+            below = children.get(waiting.pop(), [])
+            found += below
+            waiting += [member.pid for member in below]
+        return found
+
+    def ask(self, member: Member, cause: str, grace: float) -> None:
+        """Ask a process to end, and kill it after ``grace`` seconds."""
+        member.is_asked = True
+        member.computer.ask(member.key, cause, grace)
+
+    def signal(self, member: Member, signum: int, cause: str) -> None:
+        """Send a signal whose consequences are somebody else's decision."""
+        member.is_asked = True
+        member.computer.signal(member.key, signum, cause)
+
+    def kill(self, member: Member, cause: str) -> None:
+        """Kill a process now."""
+        member.is_asked = True
+        member.computer.kill(member.key, cause)
+
+    # Ends
+
+    def ended(self, key: bytes, status: ExitStatus, *, counts: bool) -> None:
+        """A process has ended, and all that it had sent and written has been told.
+
+        Args:
+            key: The process.
+            status: Its certificate.
+            counts: Whether it is shown, and has a part in the exit code: not so for an attached client.
+        """
+        member = self._living.pop(key, None)
+        if member is None:
+            return
+        member.is_alive = False
+        spawner, member.spawner = member.spawner, None
+        self._dead[key] = None if status.ok and status.cause is None else status
+        if counts:
+            self._bridge.exited(status)
+        if spawner is not None:
+            words = "".join(f"\n    {line}" for line in status.stderr)
+            text = f"cannot spawn {member.function}: it ended before it began: {status.describe()}{words}"
+            self._answer_failure(*spawner, "SpawnError", text)
+        self._withdraw_all_of(member)
+        self._release(member)
+        self._after_end(member, status)
+
+    def _after_end(self, member: Member, status: ExitStatus | None) -> None:
+        self._registry.ended(member, status)  # first: who hears of this end finds the name free
+        fields = status.to_fields() if status is not None else None
+        for watcher, request in member.watchers:
+            self._send(watcher, messages.Exited(request, fields))
+        for waiting in member.waiting_for_end:
+            self._send(waiting, messages.Refused(member.key, fields))
+        member.watchers.clear()
+        member.waiting_for_end.clear()
+        for peer_key in member.peers:
+            self._links.pop(_pair(member.key, peer_key), None)
+            peer = self._living.get(peer_key)
+            if peer is not None:
+                peer.peers.discard(member.key)
+        self._check_stall()
+        self._check_closed()
+        self._on_change()
+
+    def _status_of(self, key: bytes) -> ExitStatus | None:
+        """The certificate of a dead process; None for one that is not known here."""
+        status = self._dead.get(key)
+        if status is None and key in self._dead:
+            pid = Pid.from_bytes(key)
+            return ExitStatus(pid, 0, None, node=self._master.name_of(pid.node))
+        return status
+
+    # Lending, and when it does not help
+
+    def _waits(self, member: Member, *, waits: bool) -> None:
+        if not member.has_room:
+            return
+        if waits:
+            self._carry_out(self._master.placement.lend(member.number, self._loop.now()))
+            self._check_stall()
+        else:
+            self._master.placement.take_back(member.number)
+
+    def _check_stall(self) -> None:
+        if self._wishes and self._stall_timer is None and self._master.placement.stalled():
+            self._stall_timer = self._loop.call_later(STALL_S, self._give_up_if_stalled)
+
+    def _give_up_if_stalled(self) -> None:
+        self._stall_timer = None
+        holders = ", ".join(f"{member.pid} holds {member.resources}" for member in self.living[:8])
+        more = f" and {len(self._living) - 8} more" if len(self._living) > 8 else ""
+        for number in self._master.placement.stalled():
+            wish = self._wishes.get(number)
+            if wish is not None:
+                text = (
+                    f"cannot spawn {wish.message.function}: every process waits, and none will give back what it holds: "
+                    f"{holders}{more}; ask for less, or give more capacity"
+                )
+                self._withdraw(number)
+                self._answer_failure(wish.spawner, wish.message.request, "SpawnStalled", text)
+
+    # The deployment's end and its next beginning
+
+    def _close(self, member: Member, request: int, *, kill: bool) -> None:
+        self._closing = (member, request, kill)
+        if kill:
+            self.refuse("the deployment is being closed")
+            for other in self.others:
+                self.ask(other, "close()", self._grace)
+        self._check_closed()
+
+    def _check_closed(self) -> None:
+        if self._closing is None or len(self._living) > 1 or self._wishes:
+            return
+        member, request, _ = self._closing
+        self._closing = None
+        self._send(member, messages.Closed(request))
+
+    def begin_again(self, message: messages.Begin, pid: Pid, resources: Resources, capacity: Resources | None) -> None:
+        """The first process begins a new deployment: a new name and an empty book.
+
+        Args:
+            message: What it has sent.
+            pid: Its new name.
+            resources: Its new demand.
+            capacity: What there is from now on; None: not limited.
+        """
+        member = self.first
+        assert member is not None
+        self._bridge.exited(ExitStatus(member.pid, 0, None, node=member.computer.name))
+        self._release(member)
+        del self._living[member.key]
+        self._dead[member.key] = None
+        self._registry.clear()
+        self._master = self._master.again(capacity)
+        member.pid, member.key = pid, pid.to_bytes()
+        member.function, member.resources = message.function, resources
+        member.number = self._master.next_number()
+        self._living[member.key] = member
+        self.refusal = ""
+        self._submit_first(member)
+        self._bridge.spawned(member)
+
+    # Answers
+
+    @staticmethod
+    def _send(member: Member, message: Message) -> None:
+        member.computer.tell(member.key, message)
+
+    def _answer_failure(self, member: Member, request: int, kind: str, text: str) -> None:
+        self._send(member, messages.SpawnFailed(request, kind, text))
+
+
+def _pair(one: bytes, two: bytes) -> tuple[bytes, bytes]:
+    return (one, two) if one < two else (two, one)
