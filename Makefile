@@ -47,22 +47,28 @@ help:  ## Show this list
 	$(PIP) --editable '.[dev]'
 	touch $@ .venv/test-ready .venv/demo-ready
 
+# As a stranger installs them: built, and out of site-packages.
+.venv/plugins-ready: .venv/test-ready $(shell find plugins -path '*/tests' -prune -o -type f -name '*.py' -print -o -name pyproject.toml -print)
+	@echo "installing the distributions under plugins/ and what they need"
+	$(PIP) $(patsubst %/pyproject.toml,./%,$(wildcard plugins/*/pyproject.toml))
+	touch $@
+
 demo: .venv/demo-ready  ## Set up and run the main job, a word count over 20 MB and more, then fibonacci
 	@$(PY) examples/wordcount.py
 	$(PY) examples/fibonacci.py
 
-test: .venv/test-ready  ## Set up and run all tests but the slow ones and those that need root
+test: .venv/plugins-ready  ## Set up and run all tests but the slow ones and those that need root
 	@$(PYTEST) -n 2 --dist loadfile -m "not slow and not root"
 
-test-slow: .venv/test-ready  ## Run the slow tests
+test-slow: .venv/plugins-ready  ## Run the slow tests
 	@$(PYTEST) -m "slow and not root" || [ $$? -eq 5 ]
 
-test-root: .venv/test-ready  ## Run the tests that need root
+test-root: .venv/plugins-ready  ## Run the tests that need root
 	@$(PYTEST) -m root || [ $$? -eq 5 ]
 
 test-all: test test-slow test-root  ## Run all tests
 
-lint: .venv/dev-ready  ## Check format, style and types
+lint: .venv/dev-ready .venv/plugins-ready  ## Check format, style and types
 	@$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -80,7 +86,7 @@ docs: .venv/test-ready  ## Build the reference and check the pages: programs run
 	$(PYTEST) -q tests/docs
 
 clean:  ## Remove what was made
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf .venv build dist plugins/*/dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help demo test test-slow test-root test-all lint fix bench docs clean

@@ -1,16 +1,15 @@
 """Control messages between a node, its templates and its processes.
 
 Each travels as one packet on a SOCK_SEQPACKET socketpair: msgpack of ``[number, field, ...]``, descriptors beside it by
-SCM_RIGHTS. This module knows the schema and does no I/O: `fields_of` gives plain values, `read` checks the number, the
-count and the type of every field and makes the record. Never pickle; a payload in `Spawn` and `Fork` is opaque bytes to
-everybody but the process that runs it. Pids travel as 32 bytes, Resources and ExitStatus as their fields.
+SCM_RIGHTS. This module has the records; `core/schema.py` checks them. Never pickle; a payload in `Spawn` and `Fork` is
+opaque bytes to everybody but the process that runs it. Pids travel as 32 bytes, Resources and ExitStatus as their fields.
 """
 
 from __future__ import annotations
 
-import math
-import reprlib  # its repr, for plain repr fails on deeply nested lists
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from constellation.core.schema import Schema
 
 PAYLOAD_INLINE = 48 << 10
 """Payloads above this travel in a memfd, passed as the last descriptor with ``payload=b""``: a packet must fit into the
@@ -255,42 +254,46 @@ class Unreachable(NamedTuple):
     reason: str
 
 
+class FarLink(NamedTuple):
+    """node -> process: a link to ``peer`` on another computer; its socket is passed. ``dials``: this end called."""
+
+    peer: bytes
+    number: int
+    dials: bool
+
+
+class Identity(NamedTuple):
+    """node -> process: what it shows on links to other computers, and what it asks for, in PEM; before any `FarLink`."""
+
+    certificate: bytes
+    key: bytes
+    authority: bytes
+
+
 Message: TypeAlias = (
     Ready | Spawn | Connect | Watch | Kill | Cancel | Raised | Draining | Close | Begin | Waiting
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
     | Register | Unregister | Whereis | Tie | Untie | Done | Found
-    | LongWaits | Unreachable
+    | LongWaits | Unreachable | FarLink | Identity
 )  # fmt: skip
 
 # The position is the number on the wire: append only (docs/wire.md).
-_KINDS: tuple[type[Any], ...] = (
-    Ready, Spawn, Connect, Watch, Kill, Cancel, Raised, Draining, Close, Begin, Waiting,
-    LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
-    Fork, Forked, ForkFailed, Ended, TemplateReady,
-    Register, Unregister, Whereis, Tie, Untie, Done, Found,
-    LongWaits, Unreachable,
+CONTROL: Final = Schema(
+    "control message",
+    (
+        Ready, Spawn, Connect, Watch, Kill, Cancel, Raised, Draining, Close, Begin, Waiting,
+        LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
+        Fork, Forked, ForkFailed, Ended, TemplateReady,
+        Register, Unregister, Whereis, Tie, Untie, Done, Found,
+        LongWaits, Unreachable, FarLink, Identity,
+    ),
 )  # fmt: skip
-_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
-
-_ALLOWED: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "str": (str,),
-    "bytes": (bytes,),
-    "bool": (bool,),
-    "float": (float, int),
-    "list[Any]": (list,),
-    "int | None": (int, type(None)),
-    "list[Any] | None": (list, type(None)),
-}
-# Annotations are text here (PEP 563), so the schema is the class itself.
-_SCHEMAS = tuple(tuple(_ALLOWED[_annotation if isinstance(_annotation, str) else _annotation.__forward_arg__]
-                       for _annotation in kind.__annotations__.values()) for kind in _KINDS)  # fmt: skip
 
 
 def fields_of(message: Message) -> list[Any]:
     """The plain form of a message: its number, then its fields."""
-    return [_NUMBERS[type(message)], *message]
+    return CONTROL.fields_of(message)
 
 
 def read(plain: Any) -> Message:
@@ -299,16 +302,5 @@ def read(plain: Any) -> Message:
     Raises:
         ValueError: Unknown number, or fields that do not fit; says which.
     """
-    if type(plain) is not list or not plain or type(plain[0]) is not int or not 0 <= plain[0] < len(_KINDS):
-        raise ValueError(f"not a control message: {reprlib.repr(plain)}")
-    kind, schema = _KINDS[plain[0]], _SCHEMAS[plain[0]]
-    if len(plain) != len(schema) + 1:
-        raise ValueError(f"{kind.__name__} has {len(plain) - 1} fields: expected {len(schema)}")
-    for name, value, allowed in zip(kind._fields, plain[1:], schema, strict=True):
-        if type(value) not in allowed:
-            expected = " or ".join(each.__name__ for each in allowed)
-            raise ValueError(f"{kind.__name__}.{name} is {reprlib.repr(value)}: expected {expected}")
-        if type(value) is float and not math.isfinite(value):
-            raise ValueError(f"{kind.__name__}.{name} is {value!r}: expected a finite number")
-    message: Message = kind(*plain[1:])
+    message: Message = CONTROL.read(plain)
     return message

@@ -40,7 +40,7 @@ def test_every_control_message_is_in_the_table_with_its_fields() -> None:
         for number, name, fields, *_ in _rows("Control messages")
     ]
 
-    assert rows == [(number, kind.__name__, list(kind._fields)) for number, kind in enumerate(messages._KINDS)]
+    assert rows == [(number, kind.__name__, list(kind._fields)) for number, kind in enumerate(messages.CONTROL.kinds)]
 
 
 def test_the_version_and_the_limits_are_those_of_the_code() -> None:

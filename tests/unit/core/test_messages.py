@@ -47,7 +47,7 @@ def test_each_message_survives_the_wire(message: Message) -> None:
 
 def test_numbers_are_what_docs_say() -> None:
     """They are on the wire: appended to, never changed."""
-    names = [kind.__name__ for kind in messages._KINDS]
+    names = [kind.__name__ for kind in messages.CONTROL.kinds]
     first = "Ready Spawn Connect Watch Kill Cancel Raised Draining Close Begin Waiting LinkMade Refused Spawned"
     then = "SpawnFailed Exited Closed Fork Forked ForkFailed Ended TemplateReady"
     assert " ".join(names).startswith(f"{first} {then}")
@@ -117,7 +117,7 @@ def test_deep_nesting_is_shown_short() -> None:
     with pytest.raises(ValueError, match=r"Ready\.os_pid is \[\[\[") as caught:
         read([0, deep])
     assert len(str(caught.value)) < 300
-    assert read([messages._NUMBERS[TemplateReady], 1, 1, deep])
+    assert read([messages.CONTROL.numbers[TemplateReady], 1, 1, deep])
     while deep:
         deep = deep.pop()  # a list so deep must not be freed at once
 

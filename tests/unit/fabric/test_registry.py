@@ -174,7 +174,7 @@ def test_ties_with_the_dead_and_the_unknown() -> None:
 
 def test_a_message_is_what_its_name_says() -> None:
     """Each request has its answer among those that a process expects."""
-    assert {Register, Unregister, Whereis, Tie, Untie, Done, Found} <= set(messages._KINDS)
+    assert {Register, Unregister, Whereis, Tie, Untie, Done, Found} <= set(messages.CONTROL.kinds)
 
 
 MOVES = st.lists(
