@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from constellation.core import settings, why
-from constellation.core.errors import ChannelError, UsageError
+from constellation.core.errors import UsageError
 from constellation.core.messages import (
     Begin,
     Close,
@@ -26,7 +26,6 @@ from constellation.core.messages import (
     Raised,
     Ready,
     Refused,
-    Unreachable,
     Waiting,
     Watch,
 )
@@ -118,9 +117,6 @@ class Runtime:
             pid = Pid.from_bytes(message.peer)
             status = None if message.status is None else ExitStatus.from_fields(message.status)
             self.peer(pid).on_refused(error_of(pid, status))
-        elif isinstance(message, Unreachable):
-            pid = Pid.from_bytes(message.peer)
-            self.peer(pid).on_refused(ChannelError(f"process {pid} cannot be reached: {message.reason}"))
 
     def _tell_waits(self, waits: list[Wait], is_endless: bool) -> None:
         if self.control.is_open:
