@@ -14,16 +14,22 @@ This module imports no socket and starts nothing.
 
 from constellation.core.contracts import CONTRACT_VERSION as CONTRACT_VERSION
 from constellation.core.contracts import Buffer as Buffer
+from constellation.core.contracts import BufferingLink as BufferingLink
+from constellation.core.contracts import DiallingTransport as DiallingTransport
 from constellation.core.contracts import Launcher as Launcher
 from constellation.core.contracts import Link as Link
+from constellation.core.contracts import Listener as Listener
+from constellation.core.contracts import NodeCommand as NodeCommand
 from constellation.core.contracts import NodeView as NodeView
 from constellation.core.contracts import PlacesAmong as PlacesAmong
+from constellation.core.contracts import RemoteTransport as RemoteTransport
 from constellation.core.contracts import Scheduler as Scheduler
 from constellation.core.contracts import Serializer as Serializer
 from constellation.core.contracts import Transport as Transport
 from constellation.core.errors import ConstellationError as ConstellationError
 from constellation.core.errors import HandshakeError as HandshakeError
 from constellation.core.errors import Infeasible as Infeasible
+from constellation.core.errors import LaunchError as LaunchError
 from constellation.core.errors import PluginError as PluginError
 from constellation.core.errors import SerializationError as SerializationError
 from constellation.core.errors import UsageError as UsageError
@@ -35,16 +41,22 @@ from constellation.core.status import ExitStatus as ExitStatus
 __all__ = [
     "CONTRACT_VERSION",
     "Buffer",
+    "BufferingLink",
     "ConstellationError",
+    "DiallingTransport",
     "ExitStatus",
     "HandshakeError",
     "Infeasible",
+    "LaunchError",
     "Launcher",
     "Link",
+    "Listener",
+    "NodeCommand",
     "NodeView",
     "Pid",
     "PlacesAmong",
     "PluginError",
+    "RemoteTransport",
     "Resources",
     "Scheduler",
     "SerializationError",

@@ -2,29 +2,59 @@
 
 These are structural types; a plugin subclasses nothing. The built-in plugins satisfy them and get no back door.
 The per-message path calls the bound methods of a link and of a serializer directly: no hook, no wrapper.
+
+Each text says four things: what a method may assume, what it must guarantee, whose the buffers are afterwards, and what an
+exception does. `constellation.testing` has a check for every guarantee.
+
+`CONTRACT_VERSION` counts these texts. It is raised when something that was right becomes wrong. What is added is optional,
+in a class of its own (`RemoteTransport`, `DiallingTransport`, `BufferingLink`, `PlacesAmong`): a plugin without it stays right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from constellation.core.resources import Resources
 
+if TYPE_CHECKING:
+    import ssl  # for the checkers only: who imports the contracts imports no socket
+
 CONTRACT_VERSION = 1
+"""The version of what stands in this module and of the hooks. A plugin may say for which one it was written, by a
+module's (or plugin object's) attribute ``contract_version = 1``; one that does not fit is refused by name. It is raised
+when a plugin that satisfied the contracts no longer would; what is only added does not raise it."""
+
+OLDEST_CONTRACT = 1
+"""The oldest version for which plugins still work."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Contiguous bytes. A memoryview has items of one byte."""
 
 
 class Link(Protocol):
     """One open, ordered, reliable, duplex path for bytes, with the calling convention of a non-blocking socket.
 
-    Readiness is edge-triggered by ``fileno()``: after a call that raised BlockingIOError the descriptor becomes ready
-    again. Methods never block. Any other OSError, or ``b""`` from `receive`, means that the path has ended.
+    Every byte that is taken on one side comes out on the other, once, in order, unless the path ends before. Where the
+    bytes of one call end means nothing.
+
+    No call blocks. Each raises BlockingIOError where it can do nothing now; any other OSError, or ``b""`` or 0 from
+    reading, means that the path has ended, for good. After either the caller reads no more and closes. An exception of
+    another type is a fault of the plugin: it ends the link.
+
+    Readiness is level-triggered by ``fileno()``, watched by epoll: it is readable as long as reading would give
+    something or tell the end, and not for ever when reading raises BlockingIOError; the same for writing, after a call
+    that raised BlockingIOError. One call a wake is enough.
+
+    Threads: at most one is in `send` or `send_many`, and at most one in `receive` or `receive_into`; one of each may be
+    there at once. `close` is called when nobody is in a call, or to break the path off.
+
+    A signal handler of the program (Ctrl-C) may raise in a method written in Python, at any of its instructions: the
+    link must be as before the call or as after it, or end. The built-in one calls C, where no exception comes between.
     """
 
     def fileno(self) -> int:
-        """The descriptor that epoll watches for reading and writing."""
+        """The descriptor that epoll watches for reading and writing; the same one until `close`."""
         ...
 
     @property
@@ -40,71 +70,203 @@ class Link(Protocol):
     def receive_into(self) -> ReceiveInto: ...
 
     def close(self) -> None:
-        """Give the path back. Bytes that `send` has taken still arrive. A second call does nothing."""
+        """Give the path and its descriptor back, at once.
+
+        Bytes that `send` has taken still arrive, and then the other side sees the end. What had come in and was not
+        read is lost, and may cost the other side what it was sending. Afterwards every other call raises OSError or
+        ValueError, and nothing reaches the other side any more. A second call does nothing. Does not raise.
+        """
         ...
 
 
 class SendOne(Protocol):
-    """Take the first n >= 1 bytes of ``data`` and return n; BlockingIOError when there is no room for any."""
+    """Take the first n >= 1 bytes of ``data`` and return n; BlockingIOError when there is no room for any.
+
+    ``data`` is not empty. It is the caller's again when the call returns: it may be changed at once, and no view of it
+    is kept. What is not taken is not sent; the next call begins with it. After BlockingIOError, too, the next call, of
+    this or of `send_many`, begins with the same bytes, and may have more.
+
+    Without a reader, what is taken is bounded (64 MiB at most): the runtime counts on it that a slow peer is felt.
+    """
 
     def __call__(self, data: Buffer, /) -> int: ...
 
 
 class SendMany(Protocol):
-    """Take the first n >= 1 bytes of the joined ``buffers`` (at most 1,000) and return n, without joining them.
+    """The same for the joined ``buffers``: 1 to 1,000 of them, some may be empty, not all are.
 
-    The buffers belong to the caller again when the call returns.
+    They should not be joined by the link where that can be avoided: large values are written from where they lie.
     """
 
     def __call__(self, buffers: Sequence[Buffer], /) -> int: ...
 
 
 class Receive(Protocol):
-    """Return between 1 and ``size`` bytes; ``b""`` at the end; BlockingIOError when there are none now."""
+    """Return between 1 and ``size`` bytes; ``b""`` at the end, each time; BlockingIOError when there are none now.
+
+    ``size`` is at least 1. The result is the caller's, and does not change any more.
+    """
 
     def __call__(self, size: int, /) -> bytes: ...
 
 
 class ReceiveInto(Protocol):
-    """Write between 1 and ``len(view)`` bytes into ``view`` and return how many; 0 at the end."""
+    """Write between 1 and ``len(view)`` bytes to the front of ``view`` and return how many; 0 at the end.
+
+    ``view`` is writable and not empty; bytes behind the count stay as they were, and no view of it is kept.
+    """
 
     def __call__(self, view: memoryview, /) -> int: ...
 
 
+class BufferingLink(Link, Protocol):
+    """A link that may hold bytes that its descriptor does not tell of, as encryption does with the rest of a record.
+
+    The method is optional: without it the descriptor tells all.
+    """
+
+    def pending(self) -> bool:
+        """Whether reading would give something although the descriptor is not readable. Asked after each wake."""
+        ...
+
+
 class Transport(Protocol):
-    """Makes links. One object per process, made by the `register_transports` hook."""
+    """Makes links. One object per process, made by the `register_transports` hook.
+
+    With these members alone it works within one computer. The `RemoteTransport` is for links between computers.
+    """
 
     name: str
+    """What ``init(transport=...)`` selects. Both sides of a link compare it in their first frame."""
 
     def pair(self) -> tuple[int, int]:
         """Make the two ends of a link between two processes of one computer, as descriptors.
 
-        Called in the node, which passes one to each process (SCM_RIGHTS) and closes its own copies.
+        Called in the node (in local mode: the fabric) for each link, so it must not block; in a process only for a
+        channel to itself. The node passes one to each process (SCM_RIGHTS) and closes its own copies, so a descriptor
+        must be all that the other process needs. They are not inherited by programs that are started.
+
+        Raises:
+            OSError: No descriptor can be had now. The node says so once and tries again.
         """
         ...
 
     def adopt(self, fd: int) -> Link:
-        """Make a link of one of these descriptors, or of an accepted one. Called in the process; takes ``fd`` over."""
+        """Make a link of one end of a `pair`. Called in the process, maybe in its background thread.
+
+        Takes ``fd`` over: it is the link's to close. The number is not the one that `pair` gave, and the transport is
+        not the object that made it.
+        """
+        ...
+
+
+class RemoteTransport(Transport, Protocol):
+    """A transport whose links also lead to other computers.
+
+    Who does what: the process asks its node for a link. The node dials the other node's one port, by TCP unless the
+    transport dials itself (`DiallingTransport`), and both nodes settle who is to be linked with whom. Then each passes its
+    end of the stream to its process (SCM_RIGHTS), and the processes call `open`.
+    """
+
+    remote: bool
+    """True: `open` is there. Without the attribute, or with False, the transport is for one computer only."""
+
+    def open(self, fd: int, *, server: bool, context: ssl.SSLContext | None) -> Link:
+        """Make a link of a connected stream socket to another computer. Called in the process, does not block.
+
+        Takes ``fd`` over, as `adopt` does. Nothing has been read beyond what the nodes settled, and nothing been written.
+
+        Args:
+            fd: The stream.
+            server: Whether this is the side that was dialled: the server's part in a handshake.
+            context: When given, the link must be encrypted and authenticated by it: not a byte of what is sent may be
+                read on the way, and nothing of a side that the context does not accept is ever given out of reading.
+                The handshake is driven by the usual calls: they raise BlockingIOError until it is done, and OSError
+                (ssl.SSLError is one) when it has failed. While it goes on, and only then, the descriptor may be writable
+                though `send` raises BlockingIOError.
+        """
+        ...
+
+
+class Listener(Protocol):
+    """Where other computers' streams come in; what `DiallingTransport.listen` gives."""
+
+    address: str
+    """Where it listens, as `DiallingTransport.dial` takes it; with the port that was chosen where 0 was asked for."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `accept` would give something."""
+        ...
+
+    def accept(self) -> tuple[int, str]:
+        """Give the next stream: its descriptor, and the address of the other side for messages. Does not block.
+
+        The descriptor is of a connected stream socket and is the caller's. A stranger who does not speak the transport's
+        language, or says nothing, is dropped and holds nobody else up.
+
+        Raises:
+            BlockingIOError: There is none now.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let nobody in any more. Streams that were accepted go on. A second call does nothing."""
+        ...
+
+
+class DiallingTransport(RemoteTransport, Protocol):
+    """A transport that listens and dials itself, for networks that let no plain TCP through.
+
+    Both members are optional together; without them the fabric listens and dials by TCP. What comes out of them is a plain
+    stream of bytes, and all else stays as it is: the nodes settle who is to be linked, and the processes `open` the two
+    ends, encrypted from process to process. Where a way needs work of its own for each byte (frames, a proxy's TLS), it
+    gives one end of a socketpair and does that work in a thread behind the other, until either side ends.
+    """
+
+    def listen(self, address: str) -> Listener:
+        """Let other computers in at an address. Called in the node (or master) as it starts.
+
+        Raises:
+            OSError: It cannot be done; the daemon ends with these words.
+        """
+        ...
+
+    def dial(self, address: str, timeout: float) -> int:
+        """Reach another node's `Listener`: a descriptor of a connected stream socket, which is the caller's. Blocks.
+
+        Called in a thread of the node, in several at once.
+
+        Raises:
+            OSError: Nobody is there, or not within ``timeout`` seconds (TimeoutError is one).
+        """
         ...
 
 
 class Serializer(Protocol):
     """Turns values into bytes and back. One object per process, made by the `register_serializers` hook.
 
+    It takes at least None, bool, int of any size, float, str, bytes, list and dict with keys of str. What it takes comes out
+    equal and of the same type, all the way down; what would not is refused by `encode`. No call depends on another, and
+    several threads call at once.
+
     One with a true attribute ``takes_all_plain`` states that it can encode every list whose members are exact int, float,
     bool, None, str or bytes, or flat dicts and tuples of these: quick sends of such values are then encoded together, after
     the send has returned. Without it each value is encoded in its own send, which is where a refusal belongs.
+
+    An exception of another type than the one that is named ends the operation that called, and nothing else.
     """
 
     name: str
+    """What ``init(serializer=...)`` selects. Both sides of a link compare it in their first frame."""
     foreign_safe: bool
-    """Whether `decode` runs no code of the sender's choice, whatever the bytes are."""
+    """Whether `decode` runs no code of the sender's choice, whatever the bytes are, and takes no memory that they do not
+    account for."""
 
     def encode(self, value: Any) -> Sequence[Buffer]:
         """Turn a value into one or more buffers, the first one without large binary parts where they can travel apart.
 
-        A buffer after the first may borrow the value's own memory; the caller copies or sends it before it says that
-        the value is accepted.
+        Does not change the value. A buffer after the first may borrow the value's own memory; the caller copies or sends it
+        before it says that the value is accepted, and then lets go of it.
 
         Raises:
             SerializationError: The value cannot be encoded; names the member.
@@ -112,7 +274,10 @@ class Serializer(Protocol):
         ...
 
     def decode(self, buffers: Sequence[Buffer]) -> Any:
-        """Turn buffers of the same number and sizes back into the value. May keep the buffers after the first.
+        """Turn buffers of the same number and sizes back into the value.
+
+        The buffers are bytes, or views of any memory. The first must not be used after the call; the others are the
+        value's from now on, and nobody else writes to them.
 
         Raises:
             SerializationError: The bytes are not those of a value.
@@ -132,9 +297,15 @@ class NodeView(NamedTuple):
 
 
 class Scheduler(Protocol):
-    """Answers "where". Told of each change, so that it can keep an index; made by the `register_schedulers` hook."""
+    """Answers "where". Told of each change, so that it can keep an index; made by the `register_schedulers` hook.
+
+    Called in one thread of the master (in local mode: the fabric), which waits for it: no call blocks, and none looks at
+    every node. When is not its question: the queue is the master's, with the turn of big demands (core/placement.py).
+    An exception ends the spawn that asked with a PluginError, and nothing else.
+    """
 
     name: str
+    """What ``init(scheduler=...)`` selects."""
 
     def node_changed(self, node: NodeView) -> None:
         """A node has joined, or its free resources have changed."""
@@ -173,15 +344,61 @@ class PlacesAmong(Scheduler, Protocol):
         ...
 
 
+class NodeCommand(NamedTuple):
+    """What a launcher is to run: the fabric's own command for one node."""
+
+    name: str
+    """Of the node; for messages and for whatever names the engine gives."""
+    argv: tuple[str, ...]
+    """The program and its arguments, each to arrive exactly as it is: no shell may read them."""
+    environment: Mapping[str, str]
+    """To be set in addition to what the place has."""
+    stdin: bytes
+    """What the node is to read from its standard input, up to the end: its credential. Never to be shown, nor to stand in a
+    command line, an environment or a file that others may read."""
+
+
 class Launcher(Protocol):
-    """Starts and stops nodes on somebody else's engine; made by the `register_launchers` hook."""
+    """Starts and stops nodes on somebody else's engine; made by the `register_launchers` hook.
+
+    Used by the command line, which ends while the nodes run on: a node belongs to its engine, not to the process that
+    started it, and whoever has the handle may stop it, days later, from another process. Calls block; several threads may
+    call at once.
+
+    An exception of another type than LaunchError is a fault of the plugin; the command goes on with the other nodes.
+    """
 
     name: str
 
-    def start(self, count: int, options: dict[str, str]) -> list[str]:
-        """Start ``count`` nodes; return what `stop` needs for each."""
+    def start(self, command: NodeCommand, place: str) -> str:
+        """Start one node and return its handle: text that can be stored, and tells all that is needed to find it again.
+
+        Returns when the engine has taken the command on; whether the node has joined the fabric, the caller sees for
+        itself. No descriptor of this process gets into the node.
+
+        Args:
+            command: What to run.
+            place: Where, in the engine's words (a host of ssh, a partition of Slurm); may be empty.
+
+        Raises:
+            LaunchError: It cannot be started: what was tried, where, and what the engine said. Nothing is left of it.
+        """
         ...
 
-    def stop(self, handle: str) -> None:
-        """Stop one node and wait for its end."""
+    def ended(self, handle: str) -> str | None:
+        """Say how a node has ended, with the last that it said, or None while it runs or waits to.
+
+        Raises:
+            LaunchError: The engine cannot be asked.
+        """
+        ...
+
+    def stop(self, handle: str, grace: float) -> None:
+        """Ask a node to end (SIGTERM), kill it after ``grace`` seconds, and wait for its end.
+
+        Nothing of it is left when this returns. A node that has ended is no fault, nor is a second call.
+
+        Raises:
+            LaunchError: It cannot be stopped, or the engine cannot be asked; the handle stays good.
+        """
         ...

@@ -17,6 +17,7 @@
      +-- HandshakeError             two sides do not agree on version, transport, serializer or credential
      +-- SerializationError         a value cannot be encoded or decoded; names the member
      +-- PluginError                a plugin is unknown, broken or in conflict
+     +-- LaunchError                a launcher could not start or stop a node, or ask for it
      +-- InternalError              a bug of ours
 
 Every error is a record first: what was tried, with which value, what was expected, what to do. All survive pickling.
@@ -154,6 +155,10 @@ class SerializationError(ConstellationError):
 
 class PluginError(ConstellationError):
     """A plugin is unknown, broken or in conflict with another."""
+
+
+class LaunchError(ConstellationError):
+    """A launcher could not start or stop a node, or ask its engine for it; what was tried, where, what the engine said."""
 
 
 class InternalError(ConstellationError):
