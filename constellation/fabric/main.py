@@ -35,7 +35,7 @@ def main(config_fd: int) -> int:
     # Plugins are found where the program finds its modules; ours and the standard library's go first.
     sys.path += [folder for folder in config["sys_path"] if folder not in sys.path]
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    file_limit = _raise_file_limit()
+    file_limit = raise_file_limit()
     try:
         plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
         return Deployment(Loop(), config, plugins, file_limit).run()
@@ -44,7 +44,7 @@ def main(config_fd: int) -> int:
         return 1
 
 
-def _raise_file_limit() -> tuple[int, int]:
+def raise_file_limit() -> tuple[int, int]:
     """Allow as many descriptors as the system does (four for each process); give the limits as they were."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

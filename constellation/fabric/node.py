@@ -154,7 +154,7 @@ class Node:
         process = Process(
             order.number,
             Pid.from_bytes(order.pid),
-            Pid.from_bytes(order.parent),
+            Pid.from_bytes(order.parent) if order.parent else None,
             order.function,
             Resources.from_fields(order.resources),
             order.place or None,
@@ -235,6 +235,11 @@ class Node:
         process = self._living.get(key)
         if process is not None and process.connection is not None:
             process.connection.send(message)
+
+    def pass_on(self, key: bytes, message: Message, fd: int) -> bool:
+        """Send a message and a descriptor, which stays the caller's, to a process; False where it cannot take it."""
+        process = self._living.get(key)
+        return process is not None and process.connection is not None and process.connection.send(message, [fd])
 
     def ask(self, key: bytes, cause: str, grace: float) -> None:
         """Ask a process to end, and kill it after ``grace`` seconds."""

@@ -11,15 +11,19 @@ import socket
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgpack
 
 from constellation.core import messages
-from constellation.core.messages import Message
+from constellation.core.schema import Schema
 from constellation.fabric.loop import Loop
 
 QUEUE_LIMIT = 4096
 """Packets that may wait for a peer that does not read: some MiB at most, since a packet seldom has more than 1 KiB."""
+
+FULL = 64
+"""Packets that wait when `is_full` becomes true: 4 MiB of output."""
 
 _DESCRIPTORS_PER_PACKET = 8
 _ANCILLARY = socket.CMSG_SPACE(_DESCRIPTORS_PER_PACKET * array("i").itemsize)
@@ -38,14 +42,19 @@ class Packets:
         sock: The socket; taken over, made non-blocking.
         on_message: Called with each message and its descriptors, which then belong to the callee.
         on_end: Called once when the connection has ended by itself, with a reason where it is the peer's fault.
+        schema: The messages that may travel here.
+        on_room: Called when nothing waits any more, after `is_full`.
     """
 
     def __init__(
         self,
         loop: Loop,
         sock: socket.socket,
-        on_message: Callable[[Message, list[int]], None],
+        on_message: Callable[[Any, list[int]], None],
         on_end: Callable[[str | None], None],
+        *,
+        schema: Schema = messages.CONTROL,
+        on_room: Callable[[], None] | None = None,
     ) -> None:
         sock.setblocking(False)
         self._loop = loop
@@ -53,12 +62,14 @@ class Packets:
         self._fd = sock.fileno()
         self._on_message = on_message
         self._on_end = on_end
+        self._schema = schema
+        self._on_room = on_room
         self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
         self._was_reset = False
         self.is_open = True
         loop.watch(self._fd, self._read_turn)
 
-    def send(self, message: Message, fds: Sequence[int] = ()) -> bool:
+    def send(self, message: Any, fds: Sequence[int] = ()) -> bool:
         """Send one message, now or when there is room.
 
         Args:
@@ -70,7 +81,7 @@ class Packets:
         """
         if not self.is_open:
             return False
-        packet = msgpack.packb(messages.fields_of(message))
+        packet = msgpack.packb(self._schema.fields_of(message))
         if not self._queue:
             try:
                 self._put(packet, fds)
@@ -108,6 +119,13 @@ class Packets:
             for fd in fds:
                 os.close(fd)
         self._loop.watch_room(self._fd, None)
+        if self._on_room is not None:
+            self._on_room()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that who can wait should."""
+        return len(self._queue) > FULL
 
     def _forget_queue(self) -> None:
         for _, fds in self._queue:
@@ -152,7 +170,7 @@ class Packets:
         try:
             if flags & _CUT_SHORT:
                 raise ValueError("a packet or its descriptors did not fit")
-            message = messages.read(msgpack.unpackb(packet))
+            message = self._schema.read(msgpack.unpackb(packet))
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             _close_all(fds)
             self._end(f"it sent a malformed control message: {error}")

@@ -9,14 +9,13 @@ its own.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import resource
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from constellation.core.lifecycle import closing_words
 from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, TemplateReady
@@ -157,6 +156,8 @@ class Starter:
         cwd: Where to run it.
         file_limit: RLIMIT_NOFILE as the user's programs know it; the fabric's own is higher.
         say: Takes one line for the user.
+        environment: Of the program; None: as the fabric's.
+        borrowed: Variables that the program finds until its init() only.
     """
 
     def __init__(
@@ -167,7 +168,14 @@ class Starter:
         cwd: str,
         file_limit: tuple[int, int],
         say: Callable[[str], None],
+        *,
+        environment: Mapping[str, str] | None = None,
+        borrowed: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = environment
+        self._borrowed = dict(borrowed or {})
+        self._on_reached: Callable[[list[Any], bytes], None] | None = None
+        self._on_missed: Callable[[str, bytes], None] | None = None
         self._loop = loop
         self._owner = owner
         self._command = list(command)
@@ -183,6 +191,16 @@ class Starter:
         self._os_pid = 0
         self._stderr = -1
         self._words = bytearray()
+
+    def reach(self, on_reached: Callable[[list[Any], bytes], None], on_missed: Callable[[str, bytes], None]) -> None:
+        """Run the program up to its init().
+
+        Args:
+            on_reached: Called with the Resources that it asks for, as fields, and what it wrote.
+            on_missed: Called where it does not come there, with why and what it wrote.
+        """
+        self._on_reached, self._on_missed = on_reached, on_missed
+        self._start()
 
     def fork(self, process: Process, message: Fork, fds: Sequence[int]) -> None:
         """Ask for a process; ``fds`` stay the caller's."""
@@ -212,31 +230,40 @@ class Starter:
     def _launch(self, *, once: bool) -> tuple[socket.socket, int, int]:
         ours, theirs = control_pair()
         try:
-            environment = {**os.environ, _FD_VARIABLE: str(theirs.fileno())}
+            environment = {**(os.environ if self._environment is None else self._environment), **self._borrowed}
+            environment[_FD_VARIABLE] = str(theirs.fileno())
             if once:
                 environment[_ONCE_VARIABLE] = "1"
+            borrowed = list(self._borrowed)
             if self._one_thread:
+                borrowed += [name for name in _ONE_THREAD if name not in environment]
                 environment |= _ONE_THREAD
-                environment[_BORROWED_VARIABLE] = ",".join(name for name in _ONE_THREAD if name not in os.environ)
-            started = subprocess.Popen(
-                self._command,
-                env=environment,
-                cwd=self._cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
-                process_group=0,
-            )
+            if borrowed:
+                environment[_BORROWED_VARIABLE] = ",".join(borrowed)
+            words, words_write = os.pipe()
+            try:
+                started = subprocess.Popen(
+                    self._command,
+                    env=environment,
+                    cwd=self._cwd,
+                    stdin=subprocess.DEVNULL,
+                    # A program that is tried out may end before its init(): then this is all there is of it.
+                    stdout=subprocess.DEVNULL if self._on_reached is None else words_write,
+                    stderr=words_write,
+                    pass_fds=[theirs.fileno()],
+                    process_group=0,
+                )
+            except BaseException:
+                os.close(words)
+                raise
+            finally:
+                os.close(words_write)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-        assert started.stderr is not None
-        words = fcntl.fcntl(started.stderr, fcntl.F_DUPFD_CLOEXEC, 3)
         os.set_blocking(words, False)
-        started.stderr.close()
         started.returncode = 0  # the fabric reaps; Popen must not
         with contextlib.suppress(OSError, ValueError):
             resource.prlimit(started.pid, resource.RLIMIT_NOFILE, self._file_limit)
@@ -265,16 +292,21 @@ class Starter:
         if self._timer is not None:
             self._timer.cancel()
         if message.threads > 1:
-            self._again(message.threads)
+            self._again(message.threads, message.resources)
             return
         self._is_ready = True
+        if self._on_reached is not None:
+            if self._stderr >= 0:
+                self._read_words()
+            self._on_reached(message.resources, bytes(self._words))
+            self._on_reached = self._on_missed = None
         waiting, self._waiting = self._waiting, []
         for process, fork, fds in waiting:
             assert self._template is not None
             self._template.fork(process, fork, fds)
             close_fds(fds)
 
-    def _again(self, threads: int) -> None:
+    def _again(self, threads: int, resources: list[Any]) -> None:
         """Forks of it are unsafe: try with one thread, then without forks."""
         assert self._template is not None
         self._template.close()
@@ -286,6 +318,9 @@ class Starter:
             return
         self._one_thread = False
         self._once = True
+        if self._on_reached is not None:
+            self._on_reached(resources, bytes(self._words))
+            self._on_reached = self._on_missed = None
         self._say(
             f"constellation: {threads} threads run in the program before init(), so it cannot be forked: "
             "every process gets an interpreter of its own, and starts as slowly as the program does\n"
@@ -322,6 +357,9 @@ class Starter:
         if self._timer is not None:
             self._timer.cancel()
         words = "\n".join(f"    {line}" for line in closing_words(bytes(self._words), 20))
+        if self._on_missed is not None:
+            self._on_missed(text, bytes(self._words))
+            self._on_reached = self._on_missed = None
         waiting, self._waiting = self._waiting, []
         for process, _, fds in waiting:
             close_fds(fds)

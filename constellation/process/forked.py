@@ -270,3 +270,4 @@ def _fork_orphan(
         os.dup2(null, number)
     os.close(null)
     Template(socket.socket(fileno=control), config).run(signals)
+    os._exit(1)  # there is a first process already

@@ -39,6 +39,8 @@ _deployment: Deployment | None = None
 _former_control: socket.socket | None = None
 """Of a forked start whose deployment has been closed: the node still holds the other end, for the next init()."""
 _count = 0
+_is_over = False
+"""Whether the deployment has been closed on a fabric, where another one would need another ``constellation deploy``."""
 _wraps_excepthook = False
 
 
@@ -50,12 +52,19 @@ class Deployment:
     """
 
     def __init__(
-        self, running: runtime.Runtime, control: socket.socket, linger: float, attachment: Attachment | None
+        self,
+        running: runtime.Runtime,
+        control: socket.socket,
+        linger: float,
+        attachment: Attachment | None,
+        *,
+        is_deployed: bool = False,
     ) -> None:
         self._runtime = running
         self._control = control
         self._linger = linger
         self._attachment = attachment
+        self._is_deployed = is_deployed
         self._os_pid = os.getpid()
         self._is_open = True
 
@@ -81,7 +90,7 @@ class Deployment:
         self._end(kill=True)
 
     def _end(self, *, kill: bool) -> None:
-        global _deployment, _former_control
+        global _deployment, _former_control, _is_over
         if not self._is_open:
             return
         if os.getpid() != self._os_pid:
@@ -91,7 +100,9 @@ class Deployment:
         self._runtime.close_deployment(kill).block()
         self._is_open = False
         _deployment = None
-        if self._attachment is None:
+        if self._is_deployed:
+            _is_over = True
+        elif self._attachment is None:
             _former_control = self._control.dup()
         self._stop()
 
@@ -176,7 +187,7 @@ def init(
     runs_again = found.main is not None and not found.may_fork and _count == 0
     prepare_template(config, has_main=is_template or found.may_fork or runs_again)
     if is_template:
-        template.run_for_program(resources, config)
+        return _go_on(template.run_for_program(resources, config), config)
     return _start(config, resources, found, runs_again=runs_again)
 
 
@@ -241,6 +252,21 @@ def _start(
     return deployment
 
 
+def _go_on(first: template.First, config: dict[str, Any]) -> Deployment:
+    """Be the first process of a program that was deployed: its init() returns at last."""
+    global _deployment, _count
+    _count += 1
+    life.handle_sigterm()
+    prepare_signals()
+    running = runtime.Runtime(first.pid, None, first.resources, first.control, config)
+    runtime.install(running)
+    running.start(ready=False)
+    deployment = _deployment = Deployment(running, first.control, config["linger"], None, is_deployed=True)
+    atexit.register(_at_exit)
+    _wrap_excepthook()
+    return deployment
+
+
 def _begin(control: socket.socket, pid: Pid, function: str, resources: Resources, config: dict[str, Any]) -> None:
     """Begin anew under the fabric of a forked start: give it a template that is this program as it is now."""
     mine, theirs = forked.control_pair()
@@ -301,6 +327,11 @@ def _check_place() -> None:
             "constellation needs a Python interpreter of its own: sys.executable is empty, as in an embedded Python"
         )
     installed = runtime.installed()
+    if _is_over:
+        raise UsageError(
+            "init() was called again after close(), in a program that was deployed: a deployment on a fabric begins with "
+            "`constellation deploy`; run the program once for each"
+        )
     if life.is_foreign():
         raise UsageError(
             "init() was called in a process that was forked from a process of a deployment (os.fork or multiprocessing): "

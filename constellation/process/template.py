@@ -19,13 +19,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgpack
 
 import constellation
 from constellation.core import messages
 from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, Ready, TemplateReady
+from constellation.core.pid import Pid
 from constellation.core.resources import Resources
 from constellation.process import kernel, life
 
@@ -65,6 +66,14 @@ def receive(control: socket.socket) -> tuple[Message | None, list[int]]:
     return (messages.read(msgpack.unpackb(packet)) if packet else None), fds
 
 
+class First(NamedTuple):
+    """What the first process of a deployed program is told when its init() goes on."""
+
+    pid: Pid
+    resources: Resources
+    control: socket.socket
+
+
 class Template:
     """The loop of a template.
 
@@ -89,22 +98,26 @@ class Template:
         self._children.add(os_pid)
         self._report_fork(process, os_pid)
 
-    def run(self, signals: Iterable[int] | None = None) -> NoReturn:
+    def run(self, signals: Iterable[int] | None = None) -> First:
         """Blocks. Serve the node until it goes; then kill what is left and end.
 
         Args:
             signals: The signal mask of the processes; None: the present one.
+
+        Returns:
+            In the first process of a program that was deployed, and there only: what it is.
         """
         try:
             self._prepare(signals)
-            self._serve()
+            first = self._serve()
+            if first is not None:
+                return first
         except OSError:
             pass  # the node has gone
         except BaseException:
             sys.excepthook(*sys.exc_info())
-        finally:
-            self._sweep()
-            os._exit(0)
+        self._sweep()
+        os._exit(0)
 
     def _prepare(self, signals: Iterable[int] | None) -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
@@ -127,7 +140,7 @@ class Template:
         gc.collect()
         gc.freeze()
 
-    def _serve(self) -> None:
+    def _serve(self) -> First | None:
         assert self._wakeup is not None
         control, wakeup = self._control.fileno(), self._wakeup[0]
         self._reap()  # a child may have ended before the handler was there
@@ -136,15 +149,15 @@ class Template:
                 if fd == control:
                     message, fds = receive(self._control)
                     if message is None:
-                        return
-                    if isinstance(message, Fork):
-                        self._fork(message, fds)
+                        return None
+                    if isinstance(message, Fork) and (first := self._fork(message, fds)) is not None:
+                        return first
                 else:
                     with contextlib.suppress(BlockingIOError):
                         wakeup.recv(4096)
             self._reap()
 
-    def _fork(self, message: Fork, fds: list[int]) -> None:
+    def _fork(self, message: Fork, fds: list[int]) -> First | None:
         try:
             with life.forking():
                 os_pid = os.fork()
@@ -152,11 +165,14 @@ class Template:
             send(self._control, ForkFailed(message.process, f"fork: {error.strerror}"))
         else:
             if os_pid == 0:
-                self._become_process(message, fds)
+                if message.parent:
+                    self._become_process(message, fds)
+                return self._become_first(message, fds)
             self._children.add(os_pid)
             self._report_fork(message.process, os_pid)
         for fd in fds:
             os.close(fd)
+        return None
 
     def _report_fork(self, process: int, os_pid: int) -> None:
         pidfd = os.pidfd_open(os_pid)
@@ -182,21 +198,36 @@ class Template:
     def _become_process(self, message: Fork, fds: list[int]) -> NoReturn:
         """Turn the fresh child into the process asked for: nothing of the template's stays."""
         try:
-            os.setsid()
-            kernel.die_with_parent(self._os_pid)
-            self._poll.close()
-            self._control.close()
-            signal.set_wakeup_fd(self._former_wakeup)
-            if self._wakeup is not None:
-                for end in self._wakeup:
-                    end.close()
-            if self._child_handler is not None:  # None: set by foreign C code, which is not to be had back
-                signal.signal(signal.SIGCHLD, self._child_handler)
+            self._leave_template()
             become(message, fds, self._config, self._mask)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(1)
+
+    def _become_first(self, message: Fork, fds: list[int]) -> First:
+        """Turn the fresh child into the first process, which goes on from its init() and ends as any program does."""
+        try:
+            self._leave_template()
+            first = become_first(message, fds)
+            gc.unfreeze()
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        return first
+
+    def _leave_template(self) -> None:
+        os.setsid()
+        kernel.die_with_parent(self._os_pid)
+        self._poll.close()
+        self._control.close()
+        signal.set_wakeup_fd(self._former_wakeup)
+        if self._wakeup is not None:
+            for end in self._wakeup:
+                end.close()
+        if self._child_handler is not None:  # None: set by foreign C code, which is not to be had back
+            signal.signal(signal.SIGCHLD, self._child_handler)
 
     def _sweep(self) -> None:
         """Kill all descendants until none is left; new ones may be born meanwhile."""
@@ -247,6 +278,20 @@ def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable
     life.run(message, payload, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=control), config, mask)
 
 
+def become_first(message: Fork, fds: list[int]) -> First:
+    """Go on as the first process of a program that was deployed. Beside stdout and stderr it is given a stdin."""
+    control, stdout, stderr, stdin = fds[:4]
+    with contextlib.suppress(OSError):
+        os.write(control, msgpack.packb(messages.fields_of(Ready(os.getpid()))))
+    for given, wanted in ((stdin, 0), (stdout, 1), (stderr, 2)):
+        os.dup2(given, wanted)
+        os.close(given)
+    for entrance in fds[4:]:
+        _enter(entrance)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=control)
+    return First(Pid.from_bytes(message.pid), Resources.from_fields(message.resources), sock)
+
+
 def _enter(entrance: int) -> None:
     """Enter a control group, which counts from now on."""
     try:
@@ -256,12 +301,15 @@ def _enter(entrance: int) -> None:
     os.close(entrance)
 
 
-def run_for_program(resources: Resources, config: dict[str, Any]) -> NoReturn:
+def run_for_program(resources: Resources, config: dict[str, Any]) -> First:
     """Become the template of a program that runs again up to init().
 
     Args:
         resources: What the program's init() asks for.
         config: Settings of the deployment, as this program's init() finds them.
+
+    Returns:
+        In the first process of a program that was deployed, and there only: what it is.
     """
     control = socket.socket(fileno=int(os.environ.pop(FD_VARIABLE)))
     control.set_inheritable(False)
@@ -274,9 +322,9 @@ def run_for_program(resources: Resources, config: dict[str, Any]) -> NoReturn:
     kernel.become_subreaper()
     kernel.die_with_parent(os.getppid())
     if once:
-        _run_once(control, config)
+        return _run_once(control, config)
     send(control, TemplateReady(os.getpid(), kernel.threads_after_fork(), resources.to_fields()))
-    Template(control, config).run()
+    return Template(control, config).run()
 
 
 def run_bare(config: dict[str, Any]) -> NoReturn:
@@ -285,9 +333,10 @@ def run_bare(config: dict[str, Any]) -> NoReturn:
 
     start.prepare_template(config, has_main=False)
     run_for_program(Resources(), config)
+    os._exit(1)  # only a program's own init() may be asked to go on
 
 
-def _run_once(control: socket.socket, config: dict[str, Any]) -> NoReturn:
+def _run_once(control: socket.socket, config: dict[str, Any]) -> First:
     message, fds = receive(control)
     if not isinstance(message, Fork):
         os._exit(0)
@@ -296,5 +345,7 @@ def _run_once(control: socket.socket, config: dict[str, Any]) -> NoReturn:
     os.close(pidfd)
     control.close()
     life.prepare_processes()
+    if not message.parent:
+        return become_first(message, fds)
     gc.freeze()
     become(message, fds, config, signal.pthread_sigmask(signal.SIG_BLOCK, ()))

@@ -1,0 +1,501 @@
+"""What the daemons of a fabric say to each other: four kinds of connection, each with its own schema.
+
+* STATION: a node daemon and the monitor process of one deployment on its computer. One SOCK_SEQPACKET socketpair; a
+  payload travels in a memfd. All but the last of them pass through the daemon, which does not look into them, to the
+  coordinator on the master.
+* TRUNK: a node daemon and the master. What belongs to a deployment is wrapped in `Up` and `Down`; each `Up` has a number,
+  and the daemon keeps it until the master has acknowledged it, so that a master that is started again loses nothing.
+* BRIDGE: the bridge and the master.
+* CLIENT: a client (``constellation deploy`` and its like) and the bridge.
+
+As for control messages the position in a schema is the number on the wire: append only. Pids travel as 32 bytes,
+deployments as 16, Resources and ExitStatus as their fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from constellation.core.schema import Schema
+
+DEPLOYMENT_BYTES: Final = 16
+
+MOST_INLINE: Final = 8 << 20
+"""A payload above this travels in `More` messages before the one that it belongs to."""
+
+
+# -- STATION, upward: what a computer tells the coordinator ------------------------------------------------------------
+
+
+class Said(NamedTuple):
+    """A process has sent a control message that is not for its node alone. A payload in a memfd goes beside it."""
+
+    key: bytes
+    message: list[Any]
+
+
+class Began(NamedTuple):
+    """A process runs; or, not ``is_running``, it has ended before it could say so, and `Over` follows."""
+
+    key: bytes
+    os_pid: int
+    is_running: bool
+
+
+class NotBegun(NamedTuple):
+    """A process could not be started."""
+
+    key: bytes
+    text: str
+
+
+class Over(NamedTuple):
+    """A process has ended; its certificate. All that it had sent and written came before."""
+
+    key: bytes
+    status: list[Any]
+
+
+class Wrote(NamedTuple):
+    """A process has written to its stdout (1) or stderr (2), at ``time`` by the clock of its node."""
+
+    key: bytes
+    fd: int
+    data: bytes
+    time: float
+
+
+class NotLinked(NamedTuple):
+    """A link could not be made: ``ending`` is about to end; or, where that is empty, for a reason."""
+
+    one: bytes
+    two: bytes
+    number: int
+    ending: bytes
+    reason: str
+
+
+class Words(NamedTuple):
+    """A line for the user."""
+
+    text: str
+
+
+class Reached(NamedTuple):
+    """The program, run as a template, has come to its init(), which asks for this; what it wrote on its way."""
+
+    resources: list[Any]
+    output: bytes
+
+
+class Missed(NamedTuple):
+    """The program, run as a template, did not come to its init(): why, and what it wrote."""
+
+    text: str
+    output: bytes
+
+
+class Took(NamedTuple):
+    """The first process's stdin has taken so many bytes of `Input`."""
+
+    size: int
+
+
+# -- STATION, downward: what the coordinator wants of a computer -------------------------------------------------------
+
+
+class Recce(NamedTuple):
+    """Run the program up to its init(), and say with `Reached` what that asks for."""
+
+
+class Start(NamedTuple):
+    """Start a process. ``parent`` is empty for the first one, which goes on from its init(); a payload in a memfd."""
+
+    number: int
+    pid: bytes
+    parent: bytes
+    resources: list[Any]
+    function: str
+    place: str
+    payload: bytes
+
+
+class Tell(NamedTuple):
+    """Send a control message to a process."""
+
+    key: bytes
+    message: list[Any]
+
+
+class Pair(NamedTuple):
+    """Make a link between two processes of this computer."""
+
+    one: bytes
+    two: bytes
+    number: int
+
+
+class Dial(NamedTuple):
+    """Make a link from process ``one`` here to ``two`` on another computer, by the address of its daemon."""
+
+    one: bytes
+    two: bytes
+    number: int
+    address: str
+
+
+class Ask(NamedTuple):
+    """Ask a process to end, and kill it after ``grace`` seconds."""
+
+    key: bytes
+    cause: str
+    grace: float
+
+
+class SignalTo(NamedTuple):
+    """Send a signal to a process."""
+
+    key: bytes
+    signum: int
+    cause: str
+
+
+class KillNow(NamedTuple):
+    """Kill a process."""
+
+    key: bytes
+    cause: str
+
+
+class Input(NamedTuple):
+    """For the stdin of the first process; empty: its end."""
+
+    data: bytes
+
+
+class Finish(NamedTuple):
+    """The deployment has ended: the monitor process kills what is left and ends."""
+
+
+# -- STATION, between the daemon and the monitor process only ----------------------------------------------------------
+
+
+class Dialled(NamedTuple):
+    """daemon -> monitor: a link for process ``one``, with its connected socket; ``dials``: it was dialled from here."""
+
+    one: bytes
+    two: bytes
+    number: int
+    dials: bool
+
+
+StationMessage: TypeAlias = (
+    Said | Began | NotBegun | Over | Wrote | NotLinked | Words | Reached | Missed | Took
+    | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Finish | Dialled
+)  # fmt: skip
+
+STATION: Final = Schema(
+    "message of a monitor",
+    (
+        Said, Began, NotBegun, Over, Wrote, NotLinked, Words, Reached, Missed, Took,
+        Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Finish, Dialled,
+    ),
+)  # fmt: skip
+
+
+# -- TRUNK -------------------------------------------------------------------------------------------------------------
+
+
+class Hello(NamedTuple):
+    """master -> node, first: which fabric's master this is, and for how long its word holds."""
+
+    version: str
+    lease: float
+    name: str
+    """What the master's file calls the node; empty: what the node calls itself."""
+    mem: int | None
+    """What the file says of its memory, in bytes; None: what it has."""
+    cpu: int | None
+    """The same of its cores, in millionths."""
+    custom: list[Any]
+    labels: list[Any]
+
+
+class Join(NamedTuple):
+    """node -> master, the answer: what it is and has, and what it runs."""
+
+    version: str
+    name: str
+    node_id: int
+    """The number that it has had in this fabric; 0: none yet."""
+    address: str
+    capacity: list[Any]
+    labels: list[Any]
+    deployments: list[Any]
+    """Pairs of a deployment and its specification, of those that run here."""
+    clock: float
+
+
+class Welcome(NamedTuple):
+    """master -> node: it is in, with this number. Of what runs there, ``unknown`` deployments are to be ended."""
+
+    node_id: int
+    unknown: list[Any]
+
+
+class Beat(NamedTuple):
+    """master -> node, each second: the lease goes on. The node answers with the same number."""
+
+    number: int
+
+
+class Up(NamedTuple):
+    """node -> master: a STATION message of a deployment, numbered from 1 in each deployment on each node."""
+
+    deployment: bytes
+    number: int
+    message: list[Any]
+    payload: bytes
+
+
+class Down(NamedTuple):
+    """master -> node: a STATION message for a deployment."""
+
+    deployment: bytes
+    message: list[Any]
+    payload: bytes
+
+
+class More(NamedTuple):
+    """A part of the payload of the next `Up` or `Down` of this deployment."""
+
+    deployment: bytes
+    data: bytes
+
+
+class Acked(NamedTuple):
+    """master -> node: all up to this number has reached its goal, and may be forgotten."""
+
+    deployment: bytes
+    number: int
+
+
+class Open(NamedTuple):
+    """master -> node: this deployment is about to run something here; its specification (`Specification`)."""
+
+    deployment: bytes
+    specification: list[Any]
+
+
+class Shut(NamedTuple):
+    """master -> node: this deployment is over; forget it."""
+
+    deployment: bytes
+
+
+class Gone(NamedTuple):
+    """node -> master: the monitor process of a deployment has ended by itself, and all that it ran."""
+
+    deployment: bytes
+    reason: str
+
+
+class Need(NamedTuple):
+    """node -> master: chunks of a deployment's files, by digest."""
+
+    deployment: bytes
+    digests: list[Any]
+
+
+class Chunk(NamedTuple):
+    """One chunk of files."""
+
+    digest: bytes
+    data: bytes
+
+
+class Inventory(NamedTuple):
+    """node -> master, after `Join` and before what has not been acknowledged: the processes of a deployment here.
+
+    Each is [number, pid, parent, resources, function, place, is_ready, request of its spawner]; the dead are pairs of pid
+    and certificate; what they have asked for and what holds (names, ties) comes again as `Up` messages.
+    """
+
+    deployment: bytes
+    living: list[Any]
+    dead: list[Any]
+
+
+class Leave(NamedTuple):
+    """node -> master: it is about to stop; place nothing here."""
+
+    reason: str
+
+
+TrunkMessage: TypeAlias = (
+    Hello | Join | Welcome | Beat | Up | Down | More | Acked | Open | Shut | Gone | Need | Chunk | Inventory | Leave
+)
+
+TRUNK: Final = Schema(
+    "message between node and master",
+    (Hello, Join, Welcome, Beat, Up, Down, More, Acked, Open, Shut, Gone, Need, Chunk, Inventory, Leave),
+)
+
+
+class Specification(NamedTuple):
+    """What a deployment is: all that a node must know to run a part of it."""
+
+    owner: str
+    """Whose it is, from the credential of the one that deployed."""
+    program: list[Any]
+    """Arguments of the interpreter: ``["prog.py", "ARG"]`` or ``["-m", "pkg", "ARG"]``."""
+    folder: str
+    """The working folder, relative to the root of the files."""
+    environment: list[Any]
+    """Pairs of name and value, for ``--env``."""
+    manifest: list[Any]
+    """The files (core/bundle.py); empty: none were sent, ``root`` is where they are."""
+    root: str
+    plugins: list[Any]
+    options: list[Any]
+    """Pairs of NAME.KEY and value."""
+    settings: list[Any]
+    """Pairs of name and value: grace, linger, credit, scheduler, transport, serializer."""
+    is_forced: bool
+    """Whether the node's own Python is used as it is (``--env-of-node``)."""
+
+
+# -- BRIDGE and CLIENT -------------------------------------------------------------------------------------------------
+
+
+class Deploy(NamedTuple):
+    """client -> bridge -> master: run this. ``client`` is the bridge's number for the client (0 from the client)."""
+
+    client: int
+    specification: list[Any]
+    is_detached: bool
+
+
+class Missing(NamedTuple):
+    """bridge -> client: the chunks that are not here yet; then `Deploy` may be said again."""
+
+    digests: list[Any]
+
+
+class Accepted(NamedTuple):
+    """master -> bridge -> client: the deployment has this name."""
+
+    client: int
+    deployment: bytes
+
+
+class Refusal(NamedTuple):
+    """To a client: no, with the reason and the exit code of the command."""
+
+    client: int
+    text: str
+    code: int
+
+
+class Event(NamedTuple):
+    """master -> bridge -> client: something has happened in a deployment, numbered from 1 (core/events.py)."""
+
+    deployment: bytes
+    number: int
+    fields: list[Any]
+
+
+class Stored(NamedTuple):
+    """bridge -> master: all events up to this number are kept here."""
+
+    deployment: bytes
+    number: int
+
+
+class Attach(NamedTuple):
+    """client -> bridge: show the events of a deployment after number ``after``; ``is_lasting``: and those to come."""
+
+    deployment: bytes
+    after: int
+    is_lasting: bool
+    """Whether the deployment ends when the client goes."""
+
+
+class Typed(NamedTuple):
+    """client -> bridge -> master: for the stdin of the first process; empty: its end."""
+
+    deployment: bytes
+    data: bytes
+
+
+class Interrupt(NamedTuple):
+    """client -> bridge -> master: a Ctrl-C at the client (SIGINT), or what asks it to end (SIGTERM, SIGHUP)."""
+
+    deployment: bytes
+    signum: int
+
+
+class Lost(NamedTuple):
+    """bridge -> master: the client to which a deployment was attached has gone."""
+
+    deployment: bytes
+
+
+class Question(NamedTuple):
+    """client -> bridge -> master: ``ps``, ``nodes``, ``why``, ``kill``, ``drain``... with its argument and the asker's name."""
+
+    client: int
+    kind: str
+    argument: str
+    owner: str
+
+
+class Answer(NamedTuple):
+    """The answer to a `Question`: rows of columns."""
+
+    client: int
+    rows: list[Any]
+
+
+class Ready(NamedTuple):
+    """bridge -> master, first: where it listens, and up to which number it has each deployment's events."""
+
+    address: str
+    stored: list[Any]
+
+
+class Read(NamedTuple):
+    """client -> bridge: it has shown all events up to this number."""
+
+    deployment: bytes
+    number: int
+
+
+class Ended(NamedTuple):
+    """bridge -> client: all has been said of this deployment."""
+
+    deployment: bytes
+
+
+class Ping(NamedTuple):
+    """Either side of a client's connection, now and then: it is there."""
+
+
+BridgeMessage: TypeAlias = (
+    Deploy | Accepted | Refusal | Event | Stored | Typed | Interrupt | Lost | Question | Answer | Ready
+)
+BRIDGE: Final = Schema(
+    "message between bridge and master",
+    (Deploy, Accepted, Refusal, Event, Stored, Typed, Interrupt, Lost, Question, Answer, Ready),
+)
+
+ClientMessage: TypeAlias = (
+    Deploy | Missing | Chunk | Accepted | Refusal | Event | Attach | Typed | Interrupt | Question | Answer | Read | Ended
+    | Ping
+)  # fmt: skip
+CLIENT: Final = Schema(
+    "message between client and bridge",
+    (
+        Deploy, Missing, Chunk, Accepted, Refusal, Event, Attach, Typed, Interrupt, Question, Answer, Read, Ended, Ping,
+    ),
+)  # fmt: skip
