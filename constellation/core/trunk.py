@@ -189,16 +189,22 @@ class Dialled(NamedTuple):
     dials: bool
 
 
+class Lease(NamedTuple):
+    """daemon -> monitor: go on for so many seconds; without another word by then kill everything."""
+
+    seconds: float
+
+
 StationMessage: TypeAlias = (
     Said | Began | NotBegun | Over | Wrote | NotLinked | Words | Reached | Missed | Took
-    | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Finish | Dialled
+    | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Finish | Dialled | Lease
 )  # fmt: skip
 
 STATION: Final = Schema(
     "message of a monitor",
     (
         Said, Began, NotBegun, Over, Wrote, NotLinked, Words, Reached, Missed, Took,
-        Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Finish, Dialled,
+        Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Finish, Dialled, Lease,
     ),
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from constellation.core.lifecycle import KillOrder
 
 if TYPE_CHECKING:
+    from constellation.core.messages import Spawn
     from constellation.core.pid import Pid
     from constellation.core.resources import Resources
     from constellation.fabric.computer import Computer
@@ -73,7 +74,7 @@ class Member:
 
     __slots__ = (
         "computer", "function", "has_room", "is_alive", "is_asked", "is_attached", "is_ready", "key", "number", "parent",
-        "peers", "pid", "place", "resources", "spawner", "waiting_for_end", "watchers", "wishes",
+        "peers", "pid", "place", "resources", "spawner", "waiting_for_end", "watchers", "wish", "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -106,14 +107,35 @@ class Member:
         self.is_attached = False
         self.wishes: dict[int, None] = {}
         """Numbers of its spawns that are queued."""
+        self.wish: Wish | None = None
+        """What its spawner asked for, until it has begun: for the case that its computer is lost."""
         self.watchers: list[tuple[Member, int]] = []
         self.peers: set[bytes] = set()
         """Keys of the processes that it was linked with."""
         self.waiting_for_end: list[Member] = []
         """Processes that asked for a link when this one could not take one any more."""
 
+    def forget_wish(self) -> None:
+        """It has begun, or never will."""
+        if self.wish is not None:
+            close_fds(self.wish.payload)
+            self.wish = None
+
     def __repr__(self) -> str:
         return f"<Member {self.pid} {self.function}>"
+
+
+class Wish:
+    """A spawn that has been asked for and has not begun."""
+
+    __slots__ = ("message", "payload", "resources", "spawner")
+
+    def __init__(self, spawner: Member, message: Spawn, resources: Resources, payload: list[int]) -> None:
+        self.spawner = spawner
+        self.message = message
+        self.resources = resources
+        self.payload = payload
+        """The memfd that holds the call where it does not stand in the message; open."""
 
 
 def close_fds(fds: list[int]) -> None:

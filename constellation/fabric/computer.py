@@ -9,10 +9,14 @@ not yet heard of something.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from constellation.core.messages import Message
-from constellation.core.status import ExitStatus
+if TYPE_CHECKING:
+    from constellation.core.messages import Message
+    from constellation.core.placement import Effect, Placement
+    from constellation.core.resources import Resources
+    from constellation.core.status import ExitStatus
+    from constellation.fabric.books import Member
 
 
 class Order(NamedTuple):
@@ -38,6 +42,11 @@ class Computer(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether it can go while the coordinator stays."""
+        ...
 
     def start(self, order: Order, payload: Sequence[int]) -> None:
         """Start a process; `Events.began` or `Events.failed` follows. Takes the descriptors over."""
@@ -89,4 +98,59 @@ class Events(Protocol):
 
     def not_linked(self, one: bytes, two: bytes, number: int, *, ending: bytes, reason: str) -> None:
         """A link could not be made: process ``ending`` is about to end; or, where that is empty, for a reason."""
+        ...
+
+
+class Chronicle(Protocol):
+    """Where the coordinator writes what happens: the bridge, or what leads to it."""
+
+    def spawned(self, member: Member) -> None:
+        """A process runs."""
+        ...
+
+    def exited(self, status: ExitStatus) -> None:
+        """A process has ended and its output has been told."""
+        ...
+
+
+class Room(Protocol):
+    """The master as the coordinator of one deployment sees it: who gets room where."""
+
+    @property
+    def placement(self) -> Placement: ...
+
+    def count_from(self, number: int) -> None:
+        """Give out only numbers above this one."""
+        ...
+
+    def next_number(self) -> int:
+        """A number for a new process."""
+        ...
+
+    def computer(self, node_id: int) -> Computer:
+        """The computer of a node."""
+        ...
+
+    def name_of(self, node_id: int) -> str:
+        """The name of a node."""
+        ...
+
+    def submit(self, demand_id: int, demand: Resources, now: float, *, wait: bool) -> list[Effect]:
+        """Ask for room."""
+        ...
+
+    def released(self, demand_id: int, now: float) -> list[Effect]:
+        """Give the room of a demand back."""
+        ...
+
+    def cancel(self, demand_id: int, now: float) -> list[Effect]:
+        """Withdraw a demand that is queued."""
+        ...
+
+    def lend(self, demand_id: int, now: float) -> list[Effect]:
+        """The process of a demand waits: it lends its cpu share."""
+        ...
+
+    def again(self, capacity: Resources | None) -> Room:
+        """Give the room of the next deployment, with empty books; numbers go on."""
         ...

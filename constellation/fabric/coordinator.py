@@ -23,31 +23,18 @@ from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
 from constellation.core.resources import Resources
 from constellation.core.status import ExitStatus
-from constellation.fabric.books import Member, close_fds
+from constellation.fabric.books import Member, Wish, close_fds
 from constellation.fabric.computer import Order
 from constellation.fabric.registry import Registry
 
 if TYPE_CHECKING:
-    from constellation.fabric.bridge import Bridge
+    from constellation.fabric.computer import Chronicle, Computer, Room
     from constellation.fabric.loop import Loop, Timer
-    from constellation.fabric.master import Master
     from constellation.fabric.why import Why
 
 STALL_S = 0.25
 """How long nobody must run, while spawns wait, before they are called stalled: a message may be on its way to somebody
 who has just been counted as waiting."""
-
-
-class _Wish:
-    """A spawn that has not been placed yet."""
-
-    __slots__ = ("message", "payload", "resources", "spawner")
-
-    def __init__(self, spawner: Member, message: messages.Spawn, resources: Resources, payload: list[int]) -> None:
-        self.spawner = spawner
-        self.message = message
-        self.resources = resources
-        self.payload = payload
 
 
 class Coordinator:
@@ -65,8 +52,8 @@ class Coordinator:
     def __init__(
         self,
         loop: Loop,
-        master: Master,
-        bridge: Bridge,
+        master: Room,
+        bridge: Chronicle,
         grace: float,
         on_change: Callable[[], None],
         say: Callable[[str], None],
@@ -85,7 +72,7 @@ class Coordinator:
         self._living: dict[bytes, Member] = {}
         self._dead: dict[bytes, ExitStatus | None] = {}
         """Certificates; None for a good end, of which nothing more need be known."""
-        self._wishes: dict[int, _Wish] = {}
+        self._wishes: dict[int, Wish] = {}
         self._links: dict[tuple[bytes, bytes], int] = {}
         self._registry = Registry(
             self._send, self._living.get, self._status_of, lambda member, cause: self.ask(member, cause, grace)
@@ -120,11 +107,12 @@ class Coordinator:
                 self._answer_failure(wish.spawner, wish.message.request, "SpawnError", text)
 
     def begin(self, member: Member) -> None:
-        """Take the first process in; it runs already, or its computer has been told to start it."""
+        """Take the first process in. It runs already, or has room and is about to be started."""
         self.first = member
         self._master.count_from(member.number)
         self._living[member.key] = member
-        self._submit_first(member)
+        if not member.has_room:
+            self._submit_first(member)
 
     def _submit_first(self, member: Member) -> None:
         for effect in self._master.submit(member.number, member.resources, self._loop.now(), wait=False):
@@ -140,7 +128,7 @@ class Coordinator:
     def _release(self, member: Member) -> None:
         if member.has_room:
             member.has_room = False
-            self._carry_out(self._master.released(member.number, self._loop.now()))
+            self.carry_out(self._master.released(member.number, self._loop.now()))
 
     # Requests
 
@@ -199,14 +187,15 @@ class Coordinator:
         except PluginError as error:
             self._answer_failure(member, message.request, "PluginError", str(error))
             return
-        self._wishes[number] = _Wish(member, message, demand, fds[:1])
+        self._wishes[number] = Wish(member, message, demand, fds[:1])
         member.wishes[number] = None
         del fds[:1]
-        self._carry_out(effects)
+        self.carry_out(effects)
         if number in self._wishes:
             self._check_stall()
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def carry_out(self, effects: list[Effect]) -> None:
+        """Do what the placement machine says of demands of this deployment."""
         for effect in effects:
             match effect:
                 case Placed(number, node_id):
@@ -218,12 +207,12 @@ class Coordinator:
                 case Queued() | Displaced():
                     pass
 
-    def _take_wish(self, number: int) -> _Wish:
+    def _take_wish(self, number: int) -> Wish:
         wish = self._wishes.pop(number)
         del wish.spawner.wishes[number]
         return wish
 
-    def _start(self, number: int, node_id: int, wish: _Wish) -> None:
+    def _start(self, number: int, node_id: int, wish: Wish) -> None:
         message, spawner = wish.message, wish.spawner
         computer = self._master.computer(node_id)
         member = Member(
@@ -237,6 +226,8 @@ class Coordinator:
             computer,
         )
         member.has_room = True
+        if computer.may_be_lost:
+            member.wish = Wish(spawner, message, wish.resources, [os.dup(fd) for fd in wish.payload])
         self._living[member.key] = member
         computer.start(
             Order(number, member.key, spawner.key, message.resources, message.function, message.place, message.payload),
@@ -249,6 +240,7 @@ class Coordinator:
         if member is None or member.is_ready:
             return
         member.is_ready = True
+        member.forget_wish()
         if is_running and member.spawner is not None:
             spawner, request = member.spawner
             member.spawner = None
@@ -261,6 +253,7 @@ class Coordinator:
         if member is None:
             return
         member.is_alive = False
+        member.forget_wish()
         if member.spawner is not None:
             spawner, request = member.spawner
             member.spawner = None
@@ -281,7 +274,7 @@ class Coordinator:
 
     def _withdraw(self, number: int) -> None:
         close_fds(self._take_wish(number).payload)
-        self._carry_out(self._master.cancel(number, self._loop.now()))
+        self.carry_out(self._master.cancel(number, self._loop.now()))
 
     def _withdraw_all_of(self, member: Member) -> None:
         for number in list(member.wishes):
@@ -406,6 +399,44 @@ class Coordinator:
         self._release(member)
         self._after_end(member, status)
 
+    def computer_lost(self, computer: Computer, reason: str) -> None:
+        """A computer is not heard any more, and what ran there has been killed, or will be before anybody can know.
+
+        What it was told to start and had not begun is placed again; the placement machine has forgotten it.
+
+        Args:
+            computer: Which one.
+            reason: One sentence, for the certificates.
+        """
+        lost = [member for member in self._living.values() if member.computer is computer]
+        for member in lost:
+            member.has_room = False
+        again = []
+        for member in lost:
+            if member.spawner is not None and member.wish is not None and member.spawner[0].is_alive:
+                member.is_alive = False
+                del self._living[member.key]
+                again.append(member)
+        for member in lost:
+            if member.key in self._living:
+                self.ended(member.key, ExitStatus(member.pid, None, None, reason, node=computer.name), counts=True)
+        for member in again:
+            assert member.wish is not None  # they were chosen by it
+            self._wish_again(member.wish)
+        self._on_change()
+
+    def _wish_again(self, wish: Wish) -> None:
+        if not wish.spawner.is_alive or self.refusal:
+            close_fds(wish.payload)
+            if wish.spawner.is_alive:
+                text = f"cannot spawn {wish.message.function}: {self.refusal}"
+                self._answer_failure(wish.spawner, wish.message.request, "SpawnError", text)
+            return
+        number = self._master.next_number()
+        self._wishes[number] = wish
+        wish.spawner.wishes[number] = None
+        self.carry_out(self._master.submit(number, wish.resources, self._loop.now(), wait=True))
+
     def _after_end(self, member: Member, status: ExitStatus | None) -> None:
         self._registry.ended(member, status)  # first: who hears of this end finds the name free
         fields = status.to_fields() if status is not None else None
@@ -438,7 +469,7 @@ class Coordinator:
         if not member.has_room:
             return
         if waits:
-            self._carry_out(self._master.placement.lend(member.number, self._loop.now()))
+            self.carry_out(self._master.lend(member.number, self._loop.now()))
             self._check_stall()
         else:
             self._master.placement.take_back(member.number)

@@ -39,8 +39,8 @@ from constellation.fabric.limits import Limits
 from constellation.fabric.master import Master
 from constellation.fabric.monitor import Monitor
 from constellation.fabric.node import Node
-from constellation.fabric.templates import Starter, Template
 from constellation.fabric.signals import Signals
+from constellation.fabric.templates import Starter, Template
 from constellation.fabric.terminal import Terminal
 from constellation.fabric.why import Why
 from constellation.fabric.writer import Writer

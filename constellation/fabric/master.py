@@ -73,6 +73,10 @@ class Master:
         """Withdraw a demand that is queued."""
         return self.placement.cancel(demand_id, now)
 
+    def lend(self, demand_id: int, now: float) -> list[Effect]:
+        """The process of a demand waits: it lends its cpu share."""
+        return self.placement.lend(demand_id, now)
+
     def again(self, capacity: Resources | None) -> Master:
         """Give the master of the next deployment, with empty books; numbers go on."""
         self.placement.node_left(self.node.id)

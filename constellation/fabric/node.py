@@ -78,6 +78,7 @@ class Node:
     ) -> None:
         self.forks: Forks | None = None
         self.first: Process | None = None
+        self.may_be_lost = False
         self.id = node_id
         self.name = name
         self._loop = loop

@@ -66,6 +66,7 @@ class Packets:
         self._on_room = on_room
         self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
         self._was_reset = False
+        self._is_paused = False
         self.is_open = True
         loop.watch(self._fd, self._read_turn)
 
@@ -136,7 +137,7 @@ class Packets:
     def _read_turn(self) -> None:
         """Read some packets, so that a peer that floods does not keep the others waiting."""
         for _ in range(_PACKETS_PER_TURN):
-            if not self.is_open or not self._read_one():
+            if not self.is_open or self._is_paused or not self._read_one():
                 return
 
     def drain(self) -> None:
@@ -182,6 +183,20 @@ class Packets:
         if self.is_open:
             self.close()
             self._on_end(reason)
+
+    def pause(self) -> None:
+        """Read nothing until `resume`: the peer waits when the socket is full."""
+        if self.is_open and not self._is_paused:
+            self._is_paused = True
+            self._loop.unwatch(self._fd)
+            if self._queue:
+                self._loop.watch_room(self._fd, self._flush)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self.is_open and self._is_paused:
+            self._is_paused = False
+            self._loop.watch(self._fd, self._read_turn)
 
     def close(self) -> None:
         """Close at once; `on_end` is not called. A second call does nothing."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from constellation.core.messages import Message
     from constellation.core.plugins import Plugins
     from constellation.core.status import ExitStatus
+    from constellation.fabric.loop import Timer
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1
@@ -145,6 +146,7 @@ class Station:
         self._loop = loop
         self._config = config
         self._is_over = False
+        self._lease: Timer | None = None
         self._signals = Signals(loop)
         self._daemon = Packets(loop, sock, self._on_message, self._on_end, schema=trunk.STATION, on_room=self._on_room)
         self._stdin = _Stdin(loop, self)
@@ -233,7 +235,7 @@ class Station:
         """A process could not be started."""
         self.up(trunk.NotBegun(key, text))
 
-    def ended(self, key: bytes, status: ExitStatus, *, counts: bool) -> None:  # noqa: ARG002  # no client is attached here
+    def ended(self, key: bytes, status: ExitStatus, *, counts: bool) -> None:  # no client is attached here
         """A process has ended."""
         self._introduced.discard(key)
         self.up(trunk.Over(key, status.to_fields()))
@@ -271,11 +273,23 @@ class Station:
                     lambda resources, output: self.up(trunk.Reached(resources, output)),
                     lambda text, output: self.up(trunk.Missed(text, output)),
                 )
+            case trunk.Lease(seconds):
+                self._go_on_for(seconds)
             case trunk.Finish():
                 self._is_over = True
             case _:
                 pass
         close_fds(fds)
+
+    def _go_on_for(self, seconds: float) -> None:
+        """The daemon may be stopped or cut off without ending: then its word ends, and what runs here with it."""
+        if self._lease is not None:
+            self._lease.cancel()
+        self._lease = self._loop.call_later(seconds, self._end_lease)
+
+    def _end_lease(self) -> None:
+        sys.stderr.write("the lease is over: neither the master nor this node's daemon was heard\n")
+        self._is_over = True
 
     def _start(self, message: trunk.Start, fds: list[int]) -> None:
         payload, fds[:] = fds[:], []
@@ -308,4 +322,3 @@ _MAY_SAY = (
     messages.Close,
 )
 """What processes may ask of the coordinator. Whether this one may is its to say, and it cannot cut off who may not."""
-

@@ -1,0 +1,367 @@
+"""The node daemon: one computer's place in a fabric. It keeps the port, the trunk to the master, and the parts that run.
+
+It runs no user code and looks into nothing that it passes on, but for what is meant for itself: who dials whom, and which
+processes are here. Its word to the master is the *lease*: while the master is heard, what runs here goes on. When it has
+not been heard for as long as the lease holds, everything that runs here is killed: the master waits a little longer before
+it gives the work to others, so nothing runs twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+from constellation.core import trunk
+from constellation.core.address import Address, parse_address
+from constellation.core.preamble import Preamble, Purpose
+from constellation.core.resources import Resources
+from constellation.core.trunk import Specification
+from constellation.fabric.dialling import Dial
+from constellation.fabric.loop import Loop
+from constellation.fabric.parts import Kept, Part
+
+PIECE: Final = 4 << 20
+"""Larger payloads travel in pieces of this size, so that no frame holds up the beats for long."""
+
+_LOOK_S: Final = 0.25
+
+
+class Proofs(NamedTuple):
+    """What the processes of a deployment show each other, in PEM."""
+
+    certificate_pem: bytes
+    key_pem: bytes
+    authority_pem: bytes
+
+
+class Security(Protocol):
+    """What a daemon needs of its credential."""
+
+    @property
+    def keys(self) -> Mapping[Purpose, bytes]: ...
+
+    def context(self, *, server: bool) -> ssl.SSLContext: ...
+
+    def deployment_identity(self, deployment: bytes) -> Any: ...
+
+
+class Trunk(Protocol):
+    """The connection to the master, or what stands for it in the master's own daemon."""
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def send(self, message: trunk.TrunkMessage) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+class Settings(NamedTuple):
+    """How a node was started."""
+
+    name: str
+    address: Address
+    """What others dial."""
+    capacity: Resources
+    labels: tuple[tuple[str, str], ...]
+    folder: str
+    """For its files."""
+    version: str
+    """Of this package."""
+
+
+class Files(Protocol):
+    """Gets a deployment's files and Python ready (`provision.py`)."""
+
+    def prepare(
+        self, part: Part, on_ready: Callable[[dict[str, Any]], None], on_failed: Callable[[str], None]
+    ) -> None: ...
+
+    def chunk(self, chunk: trunk.Chunk) -> None: ...
+
+    def forget(self, part: Part) -> None: ...
+
+
+class NodeDaemon:
+    """One node.
+
+    Args:
+        loop: The daemon's loop.
+        settings: How it was started.
+        security: Its credential.
+        files: Prepares what a deployment needs here.
+        log: Writes one line.
+    """
+
+    def __init__(
+        self, loop: Loop, settings: Settings, security: Security, files: Files, log: Callable[[str], None]
+    ) -> None:
+        self.node_id = 0
+        self.settings = settings
+        self.is_draining = False
+        self._loop = loop
+        self._security = security
+        self._files = files
+        self._log = log
+        self._trunk: Trunk | None = None
+        self._lease = 5.0
+        self._heard = loop.now()
+        self._parts: dict[bytes, Part] = {}
+        self._by_os_pid: dict[int, Part] = {}
+        self._pieces: dict[bytes, list[bytes]] = {}
+        self._dials: set[Dial] = set()
+        loop.call_later(_LOOK_S, self._look)
+
+    # The master
+
+    def attach(self, connection: Trunk) -> None:
+        """A master speaks to this node from now on; a former one no longer does."""
+        if self._trunk is not None and self._trunk is not connection:
+            self._trunk.close()
+        self._trunk = connection
+        self._pieces.clear()
+
+    def detach(self, connection: Trunk, reason: str) -> None:
+        """The connection to the master has gone; the lease goes on."""
+        if self._trunk is connection:
+            self._trunk = None
+            self._log(f"the master is not heard any more: {reason}")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something runs here."""
+        return any(not part.is_over for part in self._parts.values())
+
+    def on_message(self, message: trunk.TrunkMessage) -> None:
+        """Do what the master says."""
+        self._heard = self._loop.now()
+        match message:
+            case trunk.Down(deployment, fields, payload):
+                self._down(deployment, trunk.STATION.read(fields), self._joined(deployment, payload))
+            case trunk.More(deployment, data):
+                self._pieces.setdefault(deployment, []).append(data)
+            case trunk.Acked(deployment, number):
+                part = self._parts.get(deployment)
+                if part is not None:
+                    part.acknowledged(number)
+            case trunk.Open(deployment, fields):
+                self._open(deployment, Specification(*fields))
+            case trunk.Shut(deployment):
+                self._shut(deployment)
+            case trunk.Beat(number):
+                self._send(trunk.Beat(number))
+            case trunk.Chunk():
+                self._files.chunk(message)
+            case trunk.Hello():
+                self._hello(message)
+            case trunk.Welcome(node_id, unknown):
+                self._welcome(node_id, unknown)
+            case _:
+                self._log(f"the master said {type(message).__name__}, which is not a master's to say")
+
+    def _send(self, message: trunk.TrunkMessage) -> None:
+        if self._trunk is not None:
+            self._trunk.send(message)
+
+    def _joined(self, deployment: bytes, payload: bytes) -> bytes:
+        pieces = self._pieces.pop(deployment, None)
+        return payload if pieces is None else b"".join([*pieces, payload])
+
+    def _hello(self, message: trunk.Hello) -> None:
+        self._lease = message.lease
+        capacity = bounded(self.settings.capacity, message)
+        labels = dict([*self.settings.labels, *((str(name), str(value)) for name, value in message.labels)])
+        name = message.name or self.settings.name
+        self.settings = self.settings._replace(name=name, labels=tuple(sorted(labels.items())))
+        self._send(
+            trunk.Join(
+                self.settings.version,
+                name,
+                self.node_id,
+                str(self.settings.address),
+                capacity.to_fields(),
+                [list(pair) for pair in self.settings.labels],
+                [[part.deployment, list(part.specification)] for part in self._parts.values() if not part.is_over],
+                time.time(),
+            )
+        )
+
+    def _welcome(self, node_id: int, unknown: list[Any]) -> None:
+        self.node_id = node_id
+        for deployment in unknown:
+            self._shut(deployment)
+        for part in self._parts.values():
+            for kept in part.kept:
+                self._up(part, kept)
+        self._log(f"in the fabric, as node {node_id} {self.settings.name!r}")
+
+    # The lease
+
+    def _look(self) -> None:
+        self._loop.call_later(_LOOK_S, self._look)
+        now = self._loop.now()
+        silent = now - self._heard
+        if silent > self._lease and self.is_busy:
+            self._log(f"no word from the master for {silent:.1f} s: what runs here is killed, as its lease says")
+            for part in list(self._parts.values()):
+                self._forget(part)
+            return
+        if silent < self._lease:
+            for part in self._parts.values():
+                part.down(trunk.Lease(self._lease - silent))
+
+    # Parts
+
+    def _open(self, deployment: bytes, specification: Specification) -> None:
+        if deployment in self._parts:
+            return
+        part = self._parts[deployment] = Part(self._loop, deployment, specification, self._up, self._gone)
+        self._files.prepare(part, lambda config: self._begin(part, config), lambda text: self._fail(part, text))
+
+    def _begin(self, part: Part, config: dict[str, Any]) -> None:
+        if part.is_over:
+            return
+        proofs = self._security.deployment_identity(part.deployment)
+        settings = dict(part.specification.settings)
+        try:
+            part.begin(
+                {
+                    "deployment": part.deployment.hex(),
+                    "node": self.settings.name,
+                    "node_id": self.node_id,
+                    "plugins": part.specification.plugins,
+                    "plugin_options": dict(part.specification.options),
+                    "transport": settings.get("transport"),
+                    "certificate": proofs.certificate_pem.decode(),
+                    "key": proofs.key_pem.decode(),
+                    "authority": proofs.authority_pem.decode(),
+                    **config,
+                }
+            )
+        except OSError as error:
+            self._fail(part, f"cannot start its monitor process: {error.strerror}")
+            return
+        self._by_os_pid[part.os_pid] = part
+
+    def _fail(self, part: Part, text: str) -> None:
+        """It cannot run here: said as if its program had not come to its init()."""
+        if not part.is_over:
+            part.tell(trunk.Missed(text, b""))
+            self._gone(part, text)
+
+    def _gone(self, part: Part, reason: str) -> None:
+        part.is_over = True
+        if self._parts.get(part.deployment) is part:
+            self._send(trunk.Gone(part.deployment, reason))
+            self._forget(part)
+
+    def _shut(self, deployment: bytes) -> None:
+        part = self._parts.get(deployment)
+        if part is not None:
+            self._forget(part)
+
+    def _forget(self, part: Part) -> None:
+        self._parts.pop(part.deployment, None)
+        part.end()
+        if not part.os_pid:
+            self._files.forget(part)
+
+    def reaped(self, os_pid: int) -> None:
+        """A child of the daemon has been waited for."""
+        part = self._by_os_pid.pop(os_pid, None)
+        if part is not None:
+            part.reaped()
+            self._files.forget(part)
+
+    def end_all(self) -> None:
+        """End everything that runs here."""
+        for part in list(self._parts.values()):
+            self._forget(part)
+        for dial in list(self._dials):
+            dial.cancel()
+
+    # Messages of deployments
+
+    def _up(self, part: Part, kept: Kept) -> None:
+        if self._trunk is None or not self.node_id:
+            return
+        message, payload = kept.message, kept.payload
+        while len(payload) > PIECE:
+            self._send(trunk.More(part.deployment, payload[:PIECE]))
+            payload = payload[PIECE:]
+        self._send(trunk.Up(part.deployment, kept.number, message, payload))
+
+    def _down(self, deployment: bytes, message: trunk.StationMessage, payload: bytes) -> None:
+        part = self._parts.get(deployment)
+        if part is None:
+            return
+        if isinstance(message, trunk.Dial):
+            self._dial(part, message)
+        else:
+            part.down(message, payload)
+
+    # Links
+
+    def _dial(self, part: Part, order: trunk.Dial) -> None:
+        one, two, number, address = order
+
+        def connected(sock: socket.socket) -> None:
+            self._dials.discard(dial)
+            if not part.pass_on(trunk.Dialled(one, two, number, True), sock):
+                self._not_linked(part, order, "")
+
+        def failed(text: str) -> None:
+            self._dials.discard(dial)
+            self._not_linked(part, order, text)
+
+        dial = Dial(
+            self._loop,
+            parse_address(address),
+            Purpose.LINK,
+            self._security.keys[Purpose.LINK],
+            connected,
+            failed,
+            target=two,
+            source=one,
+            number=number,
+        )
+        self._dials.add(dial)
+
+    @staticmethod
+    def _not_linked(part: Part, order: trunk.Dial, reason: str) -> None:
+        ending = b"" if reason else order.one
+        part.tell(trunk.NotLinked(order.one, order.two, order.number, ending, reason))
+
+    def link_accepted(self, sock: socket.socket, preamble: Preamble, peer: str) -> None:
+        """Give a socket that was accepted, with a right preamble, to the process that is meant; else close it."""
+        for part in self._parts.values():
+            if preamble.target in part.living:
+                message = trunk.Dialled(preamble.target, preamble.source, preamble.number, False)
+                if not part.pass_on(message, sock):
+                    self._log(f"a link from {peer} came too late: its process has ended")
+                return
+        self._log(f"a link from {peer} is closed: no process of that name runs here")
+        sock.close()
+
+
+def bounded(capacity: Resources, message: trunk.Hello) -> Resources:
+    """What a node offers: what the master's file says of it, bounded by what its own flags or its computer say."""
+    mem = capacity.mem if message.mem is None else min(capacity.mem, message.mem)
+    cpu = capacity.cpu_millionths if message.cpu is None else min(capacity.cpu_millionths, message.cpu)
+    custom = dict(capacity.custom_millionths)
+    for name, amount in message.custom:
+        custom[str(name)] = min(custom.get(str(name), int(amount)), int(amount))
+    return Resources.exact(mem, cpu, tuple(sorted(custom.items())))
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a copy of files, as far as it can be."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.exists(folder):
+        os.chmod(folder, 0o700)
+        shutil.rmtree(folder, ignore_errors=True)

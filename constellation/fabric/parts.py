@@ -1,0 +1,257 @@
+"""One deployment's part on this computer, as the node daemon sees it: its monitor process, and what is on its way.
+
+What the monitor process tells the coordinator gets a number here and is kept until the master has acknowledged it, so
+that a master or a bridge that is started again misses nothing. When too much is kept, the monitor process is not read,
+so its processes wait at their full pipes: output is never dropped on a node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgpack
+import pluggy
+
+import constellation
+from constellation.core import trunk
+from constellation.core.trunk import Specification
+from constellation.fabric.books import close_fds
+from constellation.fabric.loop import Loop
+from constellation.fabric.packets import Packets
+
+MOST_KEPT: Final = 32 << 20
+"""Bytes that a part keeps until the master acknowledges them; more are left where they are."""
+
+INLINE: Final = 48 << 10
+"""A payload above this goes to the monitor process in a memfd."""
+
+_RESUME: Final = MOST_KEPT // 2
+_END_S: Final = 2.0
+"""For a monitor process that was told to end: to kill what it runs takes milliseconds."""
+
+_COMMAND = """\
+import sys
+sys.path.insert(0, {folder!r})
+import constellation
+del sys.path[0]
+sys.path += [folder for folder in {others!r} if folder not in sys.path]
+from constellation.fabric.station import main
+sys.exit(main(int(sys.argv[2])))
+"""
+
+
+class Kept(NamedTuple):
+    """What has not been acknowledged."""
+
+    number: int
+    message: list[Any]
+    payload: bytes
+
+
+class Part:
+    """One deployment on this computer.
+
+    Args:
+        loop: The daemon's loop.
+        deployment: Its name, 16 bytes.
+        specification: What it is.
+        on_message: Called with each `Kept` as it comes.
+        on_gone: Called once when the monitor process has ended without having been told to.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        deployment: bytes,
+        specification: Specification,
+        on_message: Callable[[Part, Kept], None],
+        on_gone: Callable[[Part, str], None],
+    ) -> None:
+        self.deployment = deployment
+        self.specification = specification
+        self.kept: deque[Kept] = deque()
+        self.living: set[bytes] = set()
+        """Keys of the processes that were ordered here and have not ended."""
+        self.folder = ""
+        """The copy of its files, to be removed at the end; empty: there is none."""
+        self.words = bytearray()
+        """What the monitor process itself has said on stderr: why it has ended."""
+        self._loop = loop
+        self._on_message = on_message
+        self._on_gone = on_gone
+        self._number = 0
+        self._kept_bytes = 0
+        self._waiting: list[tuple[trunk.StationMessage, bytes]] = []
+        self._packets: Packets | None = None
+        self._stderr = -1
+        self.os_pid = 0
+        self.is_over = False
+
+    # The monitor process
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Start the monitor process; what was meant for it meanwhile follows.
+
+        Raises:
+            OSError: A descriptor or a process could not be had.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        config_fd = os.memfd_create("constellation-config")
+        read_end, write_end = os.pipe()
+        try:
+            with open(config_fd, "w", encoding="utf-8", closefd=False) as file:
+                json.dump({**config, "daemon": theirs.fileno()}, file)
+            os.lseek(config_fd, 0, os.SEEK_SET)
+            started = subprocess.Popen(
+                command(config_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=write_end,
+                pass_fds=[config_fd, theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            os.close(read_end)
+            raise
+        finally:
+            theirs.close()
+            os.close(config_fd)
+            os.close(write_end)
+        started.returncode = 0  # the daemon reaps; Popen must not
+        self.os_pid = started.pid
+        os.set_blocking(read_end, False)
+        self._stderr = read_end
+        self._loop.watch(read_end, self._read_words)
+        self._packets = Packets(self._loop, ours, self._on_packet, self._on_end, schema=trunk.STATION)
+        waiting, self._waiting = self._waiting, []
+        for message, payload in waiting:
+            self.down(message, payload)
+
+    def _read_words(self) -> None:
+        if self._stderr < 0:
+            return
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._stderr, 64 << 10)
+            if data:
+                self.words += data
+                del self.words[: max(0, len(self.words) - (16 << 10))]
+            else:
+                self._loop.unwatch(self._stderr)
+                os.close(self._stderr)
+                self._stderr = -1
+
+    def _on_end(self, _reason: str | None) -> None:
+        self._read_words()
+        if not self.is_over:
+            self.is_over = True
+            words = self.words.decode(errors="replace").strip()
+            self._on_gone(self, f"its monitor process has ended{f': {words}' if words else ''}")
+
+    def end(self) -> None:
+        """Have the monitor process kill what it runs and end; at once, for it is over here."""
+        self.is_over = True
+        if self._packets is not None:
+            self._packets.close()
+        self._loop.call_later(_END_S, self._kill)
+
+    def _kill(self) -> None:
+        if self.os_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.os_pid, signal.SIGKILL)
+
+    def reaped(self) -> None:
+        """The daemon has waited for the monitor process."""
+        self.os_pid = 0
+        if self._stderr >= 0:
+            self._read_words()
+        if self._stderr >= 0:
+            self._loop.unwatch(self._stderr)
+            os.close(self._stderr)
+            self._stderr = -1
+
+    # Down
+
+    def down(self, message: trunk.StationMessage, payload: bytes = b"") -> None:
+        """Pass a message on, with its payload, now or when the monitor process is there."""
+        if isinstance(message, trunk.Start):
+            self.living.add(message.pid)
+        if self.is_over:
+            return
+        if self._packets is None:
+            self._waiting.append((message, payload))
+            return
+        if not payload:
+            self._packets.send(message)
+        elif len(payload) <= INLINE and isinstance(message, trunk.Start):
+            self._packets.send(message._replace(payload=payload))
+        else:
+            memory = os.memfd_create("constellation-payload")
+            try:
+                with open(memory, "wb", closefd=False) as file:
+                    file.write(payload)
+                self._packets.send(message, [memory])
+            finally:
+                os.close(memory)
+
+    def pass_on(self, message: trunk.Dialled, sock: socket.socket) -> bool:
+        """Give a socket to a process; it is closed here."""
+        with sock:
+            return self._packets is not None and not self.is_over and self._packets.send(message, [sock.fileno()])
+
+    # Up
+
+    def _on_packet(self, message: trunk.StationMessage, fds: list[int]) -> None:
+        payload = b""
+        if fds:
+            with open(os.dup(fds[0]), "rb") as file:
+                file.seek(0)
+                payload = file.read()
+        close_fds(fds)
+        if isinstance(message, trunk.Over | trunk.NotBegun):
+            self.living.discard(message.key)
+        self.tell(message, payload)
+
+    def tell(self, message: trunk.StationMessage, payload: bytes = b"") -> None:
+        """Tell the coordinator something of this part."""
+        self._number += 1
+        kept = Kept(self._number, trunk.STATION.fields_of(message), payload)
+        self.kept.append(kept)
+        self._kept_bytes += _size(message, payload)
+        if self._kept_bytes > MOST_KEPT and self._packets is not None:
+            self._packets.pause()
+        self._on_message(self, kept)
+
+    def acknowledged(self, number: int) -> None:
+        """Forget what the master has."""
+        while self.kept and self.kept[0].number <= number:
+            kept = self.kept.popleft()
+            self._kept_bytes -= _size(trunk.STATION.read(kept.message), kept.payload)
+        if self._kept_bytes < _RESUME and self._packets is not None:
+            self._packets.resume()
+
+
+def _size(message: trunk.StationMessage, payload: bytes) -> int:
+    return 256 + len(payload) + (len(message.data) if isinstance(message, trunk.Wrote) else 0)
+
+
+def command(config: int) -> list[str]:
+    """The command line of a monitor process: isolated, with this very copy of the package."""
+    folder = _folder_of(constellation)
+    others = list(dict.fromkeys([folder, _folder_of(msgpack), _folder_of(pluggy)]))
+    return [sys.executable, "-I", "-c", _COMMAND.format(folder=folder, others=others), "monitor", str(config)]
+
+
+def _folder_of(package: Any) -> str:
+    return os.path.dirname(os.path.dirname(os.path.abspath(package.__file__ or "")))
