@@ -238,7 +238,7 @@ class Join(NamedTuple):
     capacity: list[Any]
     labels: list[Any]
     deployments: list[Any]
-    """Pairs of a deployment and its specification, of those that run here."""
+    """Of those that run here: deployment, specification, and the number of the last `Down` that has come."""
     clock: float
 
 
@@ -265,9 +265,10 @@ class Up(NamedTuple):
 
 
 class Down(NamedTuple):
-    """master -> node: a STATION message for a deployment."""
+    """master -> node: a STATION message for a deployment, numbered from 1 in each deployment on each node."""
 
     deployment: bytes
+    number: int
     message: list[Any]
     payload: bytes
 
@@ -280,7 +281,7 @@ class More(NamedTuple):
 
 
 class Acked(NamedTuple):
-    """master -> node: all up to this number has reached its goal, and may be forgotten."""
+    """All `Up` (from the master), or all `Down` (from the node), to this number may be forgotten."""
 
     deployment: bytes
     number: int

@@ -141,8 +141,8 @@ class NodeDaemon:
         """Do what the master says."""
         self._heard = self._loop.now()
         match message:
-            case trunk.Down(deployment, fields, payload):
-                self._down(deployment, trunk.STATION.read(fields), self._joined(deployment, payload))
+            case trunk.Down(deployment, sequence, fields, payload):
+                self._down(deployment, sequence, trunk.STATION.read(fields), self._joined(deployment, payload))
             case trunk.More(deployment, data):
                 self._pieces.setdefault(deployment, []).append(data)
             case trunk.Acked(deployment, number):
@@ -155,6 +155,8 @@ class NodeDaemon:
                 self._shut(deployment)
             case trunk.Beat(number):
                 self._send(trunk.Beat(number))
+                for part in self._parts.values():
+                    self._send(trunk.Acked(part.deployment, part.last_down))
             case trunk.Chunk():
                 self._files.chunk(message)
             case trunk.Hello():
@@ -186,7 +188,10 @@ class NodeDaemon:
                 str(self.settings.address),
                 capacity.to_fields(),
                 [list(pair) for pair in self.settings.labels],
-                [[part.deployment, list(part.specification)] for part in self._parts.values() if not part.is_over],
+                [
+                    [part.deployment, list(part.specification), part.last_down]
+                    for part in self._parts.values() if not part.is_over
+                ],
                 time.time(),
             )
         )
@@ -296,10 +301,11 @@ class NodeDaemon:
             payload = payload[PIECE:]
         self._send(trunk.Up(part.deployment, kept.number, message, payload))
 
-    def _down(self, deployment: bytes, message: trunk.StationMessage, payload: bytes) -> None:
+    def _down(self, deployment: bytes, number: int, message: trunk.StationMessage, payload: bytes) -> None:
         part = self._parts.get(deployment)
-        if part is None:
+        if part is None or number <= part.last_down:  # it came before the connection broke
             return
+        part.last_down = number
         if isinstance(message, trunk.Dial):
             self._dial(part, message)
         else:

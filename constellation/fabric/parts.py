@@ -81,6 +81,8 @@ class Part:
         self.kept: deque[Kept] = deque()
         self.living: set[bytes] = set()
         """Keys of the processes that were ordered here and have not ended."""
+        self.last_down = 0
+        """Number of the last message from the master that has come."""
         self.folder = ""
         """The copy of its files, to be removed at the end; empty: there is none."""
         self.words = bytearray()

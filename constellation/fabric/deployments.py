@@ -1,0 +1,485 @@
+"""A deployment on a fabric, on its master: from the files that came to the exit code, over as many nodes as it takes.
+
+First the *recce*: the program is run up to its init() on one node, placed with the default demand, and says what it asks
+for. Then the first process is placed with that, and forked from the template where that node is the same. From there on
+the coordinator has the word, as in local mode; only its computers are elsewhere (`RemoteComputer`), and what it writes
+goes to the bridge as events with numbers (`Events`), which are kept here until the bridge has them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from constellation.core import events, messages, trunk
+from constellation.core.lifecycle import (
+    Ending,
+    EndingEvent,
+    GraceOver,
+    Interrupted,
+    KillAll,
+    Lost,
+    SignalFirst,
+    SignalOthers,
+    Terminated,
+)
+from constellation.core.output import run_exit_code
+from constellation.core.pid import Pid
+from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
+from constellation.core.resources import Resources
+from constellation.core.settings import GRACE
+from constellation.core.status import ExitStatus
+from constellation.fabric.books import Member
+from constellation.fabric.computer import Order
+from constellation.fabric.coordinator import Coordinator
+from constellation.fabric.why import Why
+
+if TYPE_CHECKING:
+    from constellation.core.messages import Message
+    from constellation.core.trunk import Specification
+    from constellation.fabric.computer import Computer, Room
+    from constellation.fabric.loop import Loop
+
+REFUSED: Final = 4
+"""Exit code of a program that was refused before it ran."""
+
+
+class Events:
+    """What happens in a deployment, numbered, until the bridge has it. The coordinator's chronicle.
+
+    A message of a node may be acknowledged when all events that it led to are at the bridge; so each event knows the
+    message that it came of.
+
+    Args:
+        send: Sends an event to the bridge; nothing happens where there is none now.
+        acknowledge: Tells a node the number up to which its messages may be forgotten.
+    """
+
+    def __init__(self, send: Callable[[int, list[Any]], None], acknowledge: Callable[[int, int], None]) -> None:
+        self.ends: dict[tuple[int | None, str | None], ExitStatus] = {}
+        self.count = 0
+        self._send = send
+        self._acknowledge = acknowledge
+        self._kept: deque[tuple[int, list[Any], int]] = deque()
+        self._handled: dict[int, int] = {}
+        """By node: the last of its messages that has been handled."""
+        self._pending: dict[int, deque[tuple[int, int]]] = {}
+        """By node: events that are not at the bridge yet, with the message that each came of."""
+        self._source: tuple[int, int] | None = None
+
+    def has_handled(self, node_id: int, number: int) -> bool:
+        """Whether a message of a node has been handled: it comes again after a connection broke."""
+        return number <= self._handled.get(node_id, 0)
+
+    def forget_node(self, node_id: int) -> None:
+        """A node has gone: nobody is to be told, and it may come back with other numbers."""
+        self._handled.pop(node_id, None)
+
+    def handling(self, node_id: int, number: int) -> None:
+        """What is written from now on comes of this message of a node."""
+        self._source = (node_id, number)
+
+    def handled(self, node_id: int, number: int) -> None:
+        """A message of a node has been handled."""
+        self._source = None
+        self._handled[node_id] = number
+        if not self._pending.get(node_id):
+            self._acknowledge(node_id, number)
+
+    def write(self, fields: list[Any]) -> None:
+        """Add an event."""
+        self.count += 1
+        node_id = 0
+        if self._source is not None:
+            node_id = self._source[0]
+            self._pending.setdefault(node_id, deque()).append((self.count, self._source[1]))
+        self._kept.append((self.count, fields, node_id))
+        self._send(self.count, fields)
+
+    def stored(self, number: int) -> None:
+        """The bridge has all events up to this number."""
+        touched = set()
+        while self._kept and self._kept[0][0] <= number:
+            _, _, node_id = self._kept.popleft()
+            if node_id:
+                self._pending[node_id].popleft()
+                touched.add(node_id)
+        for node_id in touched:
+            pending = self._pending[node_id]
+            done = pending[0][1] - 1 if pending else self._handled.get(node_id, 0)
+            if done:
+                self._acknowledge(node_id, done)
+
+    def resend(self, after: int) -> None:
+        """A bridge has come, which has all up to a number: send it the rest."""
+        self.stored(after)
+        for number, fields, _ in self._kept:
+            self._send(number, fields)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the bridge has all of them."""
+        return not self._kept
+
+    # The coordinator's chronicle
+
+    def spawned(self, member: Member) -> None:
+        """A process runs."""
+        self.write(
+            events.spawn(
+                time.time(), member.pid, member.parent, member.function, member.computer.name, member.resources
+            )
+        )
+
+    def exited(self, status: ExitStatus) -> None:
+        """A process has ended."""
+        self.ends.setdefault((status.code, status.signal), status)
+        self.write(events.exited(time.time(), status))
+
+
+class Ways(Protocol):
+    """What a deployment needs of the master."""
+
+    def room(self, deployment: Deployment) -> Room: ...
+
+    def down(self, node_id: int, deployment: bytes, message: trunk.StationMessage, payload: bytes) -> None: ...
+
+    def send_event(self, deployment: bytes, number: int, fields: list[Any]) -> None: ...
+
+    def acknowledge(self, node_id: int, deployment: bytes, number: int) -> None: ...
+
+    def over(self, deployment: Deployment) -> None: ...
+
+
+class RemoteComputer:
+    """One node's part of one deployment, as its coordinator sees it: each call is a message."""
+
+    may_be_lost = True
+
+    def __init__(self, ways: Ways, deployment: bytes, node_id: int, name: str, address: str) -> None:
+        self.id = node_id
+        self.name = name
+        self.address = address
+        self._ways = ways
+        self._deployment = deployment
+
+    def send(self, message: trunk.StationMessage, payload: bytes = b"") -> None:
+        """Send a message to this part."""
+        self._ways.down(self.id, self._deployment, message, payload)
+
+    def start(self, order: Order, payload: Sequence[int]) -> None:
+        """Start a process. Takes the descriptors over."""
+        data = order.payload
+        for fd in payload:
+            with open(fd, "rb") as file:
+                file.seek(0)
+                data = file.read()
+        self.send(trunk.Start(*order._replace(payload=b"")), data)
+
+    def tell(self, key: bytes, message: Message) -> None:
+        """Send a message to a process."""
+        self.send(trunk.Tell(key, messages.fields_of(message)))
+
+    def pair(self, one: bytes, two: bytes, number: int) -> None:
+        """Make a link between two processes of this computer."""
+        self.send(trunk.Pair(one, two, number))
+
+    def dial(self, one: bytes, two: bytes, number: int, other: Computer) -> None:
+        """Make a link between a process here and one of another computer."""
+        assert isinstance(other, RemoteComputer)
+        if other.address:
+            self.send(trunk.Dial(one, two, number, other.address))
+        else:
+            other.send(trunk.Dial(two, one, number, self.address))
+
+    def ask(self, key: bytes, cause: str, grace: float) -> None:
+        """Ask a process to end, and kill it after ``grace`` seconds."""
+        self.send(trunk.Ask(key, cause, grace))
+
+    def signal(self, key: bytes, signum: int, cause: str) -> None:
+        """Send a signal whose consequences are somebody else's decision."""
+        self.send(trunk.SignalTo(key, signum, cause))
+
+    def kill(self, key: bytes, cause: str) -> None:
+        """Kill a process now."""
+        self.send(trunk.KillNow(key, cause))
+
+
+class Deployment:
+    """One deployment.
+
+    Args:
+        loop: The master's loop.
+        ways: The master.
+        name: Of the deployment, 16 bytes.
+        specification: What it is.
+        is_attached: Whether it ends when its client goes.
+        on_refused: Called where the program is refused before it runs, with the reason and an exit code.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        ways: Ways,
+        name: bytes,
+        specification: Specification,
+        *,
+        is_attached: bool,
+    ) -> None:
+        self.name = name
+        self.specification = specification
+        self.is_attached = is_attached
+        self.is_over = False
+        self.code = 0
+        self.began = time.time()
+        self._settings = {str(key): value for key, value in specification.settings}
+        self._loop = loop
+        self._ways = ways
+        self.grace = float(self._settings.get("grace", GRACE))
+        self._ending = Ending(self.grace)
+        self.events = Events(
+            lambda number, fields: ways.send_event(name, number, fields),
+            lambda node_id, number: ways.acknowledge(node_id, name, number),
+        )
+        self.room = ways.room(self)
+        self.coordinator = Coordinator(loop, self.room, self.events, self.grace, self._on_change, self.say)
+        self._why = self.coordinator.why = Why(loop, lambda: self.coordinator.living, self.say)
+        self._recce = self.room.next_number()
+        self._recce_node = 0
+        self._first = 0
+        self._first_output = b""
+        self._asked = Resources()
+
+    # Beginning
+
+    def begin(self) -> None:
+        """Place the recce."""
+        self._carry_out(self.room.submit(self._recce, Resources(), self._loop.now(), wait=True))
+
+    def owns(self, number: int) -> bool:
+        """Whether a demand is this object's, not its coordinator's."""
+        return number in {self._recce, self._first}
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        """Do what the placement machine says of demands of this deployment."""
+        for effect in effects:
+            if self.owns(effect.demand_id):
+                self._carry_out([effect])
+            else:
+                self.coordinator.carry_out([effect])
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Placed(number, node_id) if number == self._recce:
+                    self._recce_node = node_id
+                    self._computer(node_id).send(trunk.Recce())
+                case Placed(_, node_id):
+                    self._start_first(node_id)
+                case RefusedDemand(_, _, text):
+                    self.refuse(text, REFUSED)
+                case Displaced(number, _) if number == self._recce:
+                    self._recce = self.room.next_number()
+                    self.begin()
+                case Displaced() | Queued():
+                    pass
+
+    def _computer(self, node_id: int) -> RemoteComputer:
+        computer = self.room.computer(node_id)
+        assert isinstance(computer, RemoteComputer)
+        return computer
+
+    def _reached(self, resources: Resources, output: bytes) -> None:
+        """The recce says what the program asks for."""
+        if not self._recce or self.is_over:
+            return
+        self._asked, self._first_output = resources, output
+        self._release_recce()
+        self._first = self.room.next_number()
+        self.carry_out(self.room.submit(self._first, resources, self._loop.now(), wait=True))
+
+    def _release_recce(self) -> None:
+        recce, self._recce = self._recce, 0
+        if self._recce_node:
+            self.carry_out(self.room.released(recce, self._loop.now()))
+        elif recce:
+            self.carry_out(self.room.cancel(recce, self._loop.now()))
+
+    def _start_first(self, node_id: int) -> None:
+        computer = self._computer(node_id)
+        pid = Pid(node_id, self._first, os.urandom(16))
+        function = f"{_module_of(self.specification.program)}:__main__"
+        member = Member(self._first, pid, None, function, self._asked, None, None, computer)
+        member.has_room = True
+        self._first = 0
+        self.coordinator.begin(member)
+        computer.start(
+            Order(member.number, member.key, b"", member.resources.to_fields(), function, "", b""),
+            (),
+        )
+
+    def refuse(self, text: str, code: int) -> None:
+        """The program does not run: say why, and end."""
+        if not self.is_over:
+            self.say(f"constellation: {text}\n")
+            self._finish(code)
+
+    # What the nodes say
+
+    def on_message(self, node_id: int, number: int, message: trunk.StationMessage, payload: bytes) -> None:
+        """Handle what a node has told of this deployment."""
+        self.events.handling(node_id, number)
+        try:
+            self._handle(message, payload)
+        finally:
+            self.events.handled(node_id, number)
+
+    def _handle(self, message: trunk.StationMessage, payload: bytes) -> None:
+        coordinator = self.coordinator
+        match message:
+            case trunk.Wrote(key, fd, data, when):
+                self.events.write(events.output(when, key, fd, data))
+            case trunk.Said(key, fields):
+                fds = [memory_of(payload)] if payload else []
+                if not coordinator.said(key, messages.read(fields), fds):
+                    member = next((each for each in coordinator.living if each.key == key), None)
+                    if member is not None:
+                        coordinator.kill(member, "it sent what is not a process's to send")
+                for fd in fds:
+                    os.close(fd)
+            case trunk.Began(key, os_pid, is_running):
+                coordinator.began(key, os_pid, is_running=is_running)
+                first = coordinator.first
+                if first is not None and key == first.key and self._first_output:
+                    self.events.write(events.output(time.time(), key, 1, self._first_output))
+                    self._first_output = b""
+            case trunk.NotBegun(key, text):
+                self._not_begun(key, text)
+            case trunk.Over(_, fields):
+                status = ExitStatus.from_fields(fields)
+                coordinator.ended(status.pid.to_bytes(), status, counts=True)
+            case trunk.NotLinked(one, two, link, ending, reason):
+                coordinator.not_linked(one, two, link, ending=ending, reason=reason)
+            case trunk.Words(text):
+                self.say(text)
+            case trunk.Took(size):
+                self.events.write(["took", size])
+            case trunk.Reached(resources, output):
+                self._reached(Resources.from_fields(resources), output)
+            case trunk.Missed(text, output):
+                self._missed(text, output)
+            case _:
+                pass
+
+    def _not_begun(self, key: bytes, text: str) -> None:
+        first = self.coordinator.first
+        is_first = first is not None and first.key == key
+        self.coordinator.failed(key, text)
+        if is_first:
+            self.refuse(f"the first process cannot be started: {text}", REFUSED)
+
+    def _missed(self, text: str, output: bytes) -> None:
+        if not self._recce:
+            return
+        if output:
+            self.say(output.decode(errors="replace"))
+        self._release_recce()
+        self.refuse(text, REFUSED)
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+        self.events.write(["words", text])
+
+    def node_lost(self, node_id: int, reason: str) -> None:
+        """A node has gone, with all that it ran of this deployment."""
+        if self._recce and self._recce_node == node_id:
+            self._recce_node = 0  # the placement machine displaces it
+        self.events.forget_node(node_id)
+        self.coordinator.computer_lost(self.room.computer(node_id), reason)
+
+    # What the client says
+
+    def typed(self, data: bytes) -> None:
+        """For the stdin of the first process."""
+        first = self.coordinator.first
+        if first is not None and first.is_alive and isinstance(first.computer, RemoteComputer):
+            first.computer.send(trunk.Input(data))
+
+    def interrupted(self, signum: int) -> None:
+        """The client was interrupted, or asked to end."""
+        if signum == 2:
+            self._step(Interrupted(is_typed=True))
+        else:
+            self._step(Terminated(signum))
+
+    def client_lost(self) -> None:
+        """The client has gone, and took its interest with it."""
+        self._step(Lost("the client", 1, at_once=False))
+
+    def show_why(self) -> None:
+        """Say what each process waits for."""
+        self._why.show()
+
+    def _step(self, event: EndingEvent) -> None:
+        coordinator = self.coordinator
+        for effect in self._ending.step(event, now=self._loop.now()):
+            match effect:
+                case SignalFirst(signum, cause):
+                    first = coordinator.first
+                    if first is not None and first.is_alive:
+                        coordinator.signal(first, signum, cause)
+                case SignalOthers(signum, cause):
+                    for member in coordinator.others:
+                        coordinator.signal(member, signum, cause)
+                case KillAll(cause):
+                    for member in coordinator.living:
+                        coordinator.kill(member, cause)
+        if self._ending.exit_code is not None and not coordinator.refusal:
+            coordinator.refuse(f"the deployment is ending: {self._ending.cause}")
+        if self._ending.exit_code is not None and coordinator.first is None:
+            self._give_up_beginning()
+        deadline = self._ending.next_deadline()
+        if deadline is not None:
+            self._loop.call_at(deadline, lambda: self._step(GraceOver()))
+
+    def _give_up_beginning(self) -> None:
+        if self._recce:
+            self._release_recce()
+        if self._first:
+            first, self._first = self._first, 0
+            self.carry_out(self.room.cancel(first, self._loop.now()))
+        self._finish(self._ending.exit_code or 1)
+
+    # Ending
+
+    def _on_change(self) -> None:
+        self._why.changed()
+        if self.coordinator.first is not None and self.coordinator.is_idle():
+            code = self._ending.exit_code
+            self._finish(run_exit_code(self.events.ends.values(), False) if code is None else code)
+
+    def _finish(self, code: int) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        self.code = code
+        self.events.write(["code", code])
+        self._ways.over(self)
+
+
+def memory_of(payload: bytes) -> int:
+    """A memfd that holds a payload; the caller's."""
+    fd = os.memfd_create("constellation-payload")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(payload)
+    return fd
+
+
+def _module_of(program: list[Any]) -> str:
+    """``prog`` of ``prog.py``, ``pkg.mod`` of ``-m pkg.mod``."""
+    if len(program) > 1 and program[0] == "-m":
+        return str(program[1])
+    return os.path.splitext(os.path.basename(str(program[0]).rstrip("/")))[0]

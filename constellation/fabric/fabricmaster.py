@@ -1,0 +1,553 @@
+"""The master of a fabric: the book of nodes and of deployments, and who gets room where.
+
+It holds no process and no file of its own: what it knows of a node the node has told, and of a deployment what its nodes
+have. So a master that is started again asks them (`Inventory`), and goes on.
+
+A node is *present* while it answers. One that does not answer for the lease, and a margin for clocks and delays, is lost:
+what ran there has been killed by then (daemon.py), and its work is given to others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from constellation.core import trunk
+from constellation.core.contracts import NodeView
+from constellation.core.placement import Displaced, Effect, Placed, Placement, Queued, RefusedDemand
+from constellation.core.resources import Resources, format_amount, format_mem
+from constellation.core.trunk import Specification
+from constellation.fabric.deployments import Deployment, RemoteComputer
+
+if TYPE_CHECKING:
+    from constellation.core.contracts import Scheduler
+    from constellation.fabric.computer import Computer
+    from constellation.fabric.daemon import Trunk
+    from constellation.fabric.loop import Loop
+
+BEAT_S: Final = 1.0
+"""How often a node is asked whether it is there; the lease is several of these."""
+
+MARGIN_S: Final = 1.0
+"""What the master waits beyond the lease before it gives a silent node's work to others."""
+
+PIECE: Final = 4 << 20
+
+
+class _Line:
+    """What goes to one node for one deployment, kept until it has come."""
+
+    __slots__ = ("kept", "number")
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.kept: deque[tuple[int, list[Any], bytes]] = deque()
+
+
+class NodeRecord:
+    """A node, as the master knows it.
+
+    Attributes:
+        id: Its number in this fabric.
+        view: What the scheduler sees.
+        address: What others dial; empty where it can only dial out.
+        trunk: The connection to it; None: not connected now.
+        heard: When it was last heard.
+        lines: By deployment, what goes there.
+    """
+
+    def __init__(self, view: NodeView, address: str, connection: Trunk, now: float) -> None:
+        self.id = view.id
+        self.view = view
+        self.address = address
+        self.trunk: Trunk | None = connection
+        self.heard = now
+        self.is_draining = False
+        self.lines: dict[bytes, _Line] = {}
+        self.pieces: dict[bytes, list[bytes]] = {}
+        self.version = ""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.view.name
+
+
+class Share:
+    """The master as one deployment sees it: numbers, room and computers are the fabric's, effects are its own."""
+
+    def __init__(self, master: FabricMaster, deployment: Deployment) -> None:
+        self._master = master
+        self._deployment = deployment
+        self._computers: dict[int, RemoteComputer] = {}
+
+    @property
+    def placement(self) -> Placement:
+        """The fabric's."""
+        return self._master.placement
+
+    @property
+    def capacity(self) -> Resources:
+        """What all nodes together have."""
+        whole = Resources.exact(0, 0)
+        for record in self._master.nodes.values():
+            whole = whole + record.view.capacity
+        return whole
+
+    def count_from(self, number: int) -> None:
+        """Give out only numbers above this one."""
+        self._master.count = max(self._master.count, number)
+
+    def next_number(self) -> int:
+        """A number for a new process, which then belongs to this deployment."""
+        self._master.count += 1
+        self._master.owners[self._master.count] = self._deployment
+        return self._master.count
+
+    def computer(self, node_id: int) -> Computer:
+        """This deployment's part on a node."""
+        computer = self._computers.get(node_id)
+        if computer is None:
+            record = self._master.nodes[node_id]
+            computer = RemoteComputer(self._master, self._deployment.name, node_id, record.name, record.address)
+            self._computers[node_id] = computer
+        return computer
+
+    def forget(self, node_id: int) -> None:
+        """A node has gone: if it comes back it is another computer."""
+        self._computers.pop(node_id, None)
+
+    def uses(self, node_id: int) -> bool:
+        """Whether something of this deployment was ordered there."""
+        return node_id in self._computers
+
+    @property
+    def used(self) -> list[int]:
+        """The nodes on which it has a part."""
+        return list(self._computers)
+
+    def name_of(self, node_id: int) -> str:
+        """The name of a node."""
+        record = self._master.nodes.get(node_id)
+        return record.name if record is not None else f"node {node_id}"
+
+    def submit(self, demand_id: int, demand: Resources, now: float, *, wait: bool) -> list[Effect]:
+        """Ask for room."""
+        return self._mine(self.placement.submit(demand_id, demand, wait, now))
+
+    def released(self, demand_id: int, now: float) -> list[Effect]:
+        """Give the room of a demand back."""
+        self._master.owners.pop(demand_id, None)
+        return self._mine(self.placement.released(demand_id, now))
+
+    def cancel(self, demand_id: int, now: float) -> list[Effect]:
+        """Withdraw a demand that is queued."""
+        self._master.owners.pop(demand_id, None)
+        return self._mine(self.placement.cancel(demand_id, now))
+
+    def lend(self, demand_id: int, now: float) -> list[Effect]:
+        """The process of a demand waits: it lends its cpu share."""
+        return self._mine(self.placement.lend(demand_id, now))
+
+    def again(self, capacity: Resources | None) -> Share:
+        """There is no second deployment of one client on a fabric."""
+        raise NotImplementedError
+
+    def _mine(self, effects: list[Effect]) -> list[Effect]:
+        mine = []
+        for effect in effects:
+            owner = self._master.owners.get(effect.demand_id)
+            if owner is self._deployment:
+                mine.append(effect)
+            elif owner is not None:
+                self._master.carry_out([effect])
+        return mine
+
+
+class BridgeLine(NamedTuple):
+    """The connection to the bridge."""
+
+    send: Callable[[trunk.BridgeMessage], bool]
+
+
+class FabricMaster:
+    """All nodes and all deployments of a fabric.
+
+    Args:
+        loop: The daemon's loop.
+        scheduler: Answers where.
+        lease: Seconds for which the master's word holds on a node.
+        version: Of this package.
+        chunk: Gives a chunk of files by its digest; None: it is not here.
+        news: Tells the plugins.
+        log: Writes one line.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        scheduler: Scheduler,
+        lease: float,
+        version: str,
+        chunk: Callable[[bytes], bytes | None],
+        news: Callable[..., None],
+        log: Callable[[str], None],
+    ) -> None:
+        self.nodes: dict[int, NodeRecord] = {}
+        self.placement = Placement(scheduler, limited=True)
+        self.count = 0
+        self.owners: dict[int, Deployment] = {}
+        self.deployments: dict[bytes, Deployment] = {}
+        self.lease = lease
+        self._loop = loop
+        self._version = version
+        self._chunk = chunk
+        self._news = news
+        self._log = log
+        self._bridge: BridgeLine | None = None
+        self._beat = 0
+        loop.call_later(BEAT_S, self._beat_all)
+
+    # Nodes
+
+    def hello(self, name: str = "") -> trunk.Hello:
+        """What to say first to a node that this file says nothing of."""
+        return trunk.Hello(self._version, self.lease, name, None, None, [], [])
+
+    def joined(self, connection: Trunk, message: trunk.Join, address: str | None = None) -> NodeRecord | None:
+        """A node has said what it is.
+
+        Args:
+            connection: To it.
+            message: What it has said.
+            address: Where it was dialled, which others can dial too; None: what it says itself.
+
+        Returns:
+            Its record; None: refused, because another node of that name answers.
+        """
+        now = self._loop.now()
+        record = next((each for each in self.nodes.values() if each.name == message.name), None)
+        if record is not None and record.trunk is not None and record.trunk is not connection:
+            if now - record.heard < self.lease:
+                self._log(f"a second node called {message.name!r} is refused: give it another name, with --name")
+                return None
+            self.node_lost(record, "it was not heard, and has come again")
+            record = None
+        if record is not None and record.id != message.node_id:
+            self.node_lost(record, "it was started anew")
+            record = None
+        known = {bytes(item[0]): int(item[2]) for item in message.deployments}
+        if record is None:
+            record = self._new_node(connection, message, address)
+        record.trunk = connection
+        record.heard = now
+        unknown = [name for name in known if name not in record.lines or name not in self.deployments]
+        connection.send(trunk.Welcome(record.id, unknown))
+        for name, line in record.lines.items():
+            if name in known:
+                self._forget_down(line, known[name])
+                for number, fields, payload in line.kept:
+                    self._send_down(record, name, number, fields, payload)
+        return record
+
+    def _new_node(self, connection: Trunk, message: trunk.Join, address: str | None) -> NodeRecord:
+        taken = {each.id for each in self.nodes.values()}
+        node_id = message.node_id
+        if not node_id or node_id in taken:
+            node_id = max([*taken, 0]) + 1
+        capacity = Resources.from_fields(message.capacity)
+        labels = tuple((str(name), str(value)) for name, value in message.labels)
+        view = NodeView(node_id, message.name, capacity, capacity, labels)
+        record = NodeRecord(view, message.address if address is None else address, connection, self._loop.now())
+        record.version = message.version
+        self.nodes[node_id] = record
+        self.carry_out(self.placement.node_joined(view, self._loop.now()))
+        self._log(f"node {node_id} {message.name!r} at {record.address or 'no address'} joined, with {capacity}")
+        self._news("node_joined", node=view)
+        return record
+
+    def disconnected(self, record: NodeRecord, connection: Trunk, reason: str) -> None:
+        """The connection to a node has gone. It may come back while its lease holds."""
+        if record.trunk is connection:
+            record.trunk = None
+            record.pieces.clear()
+            self._log(f"node {record.name!r} is not connected: {reason}")
+
+    def left(self, record: NodeRecord, reason: str) -> None:
+        """A node says that it stops."""
+        self.node_lost(record, reason)
+
+    def node_lost(self, record: NodeRecord, reason: str) -> None:
+        """A node is not used any more, and what it ran is over."""
+        if self.nodes.get(record.id) is not record:
+            return
+        self._log(f"node {record.name!r} is lost: {reason}")
+        if record.trunk is not None:
+            record.trunk.close()
+            record.trunk = None
+        del self.nodes[record.id]
+        effects = self.placement.node_left(record.id, self._loop.now())
+        for deployment in list(self.deployments.values()):
+            share = deployment.room
+            assert isinstance(share, Share)
+            if share.uses(record.id):
+                deployment.node_lost(record.id, f"node {record.name} lost: {reason}")
+                share.forget(record.id)
+        self.carry_out(effects)
+        self._news("node_lost", node=record.view, reason=reason)
+
+    def _beat_all(self) -> None:
+        self._loop.call_later(BEAT_S, self._beat_all)
+        self._beat += 1
+        now = self._loop.now()
+        for record in list(self.nodes.values()):
+            silent = now - record.heard
+            if silent > self.lease + MARGIN_S:
+                self.node_lost(record, f"not heard for {silent:.1f} s")
+            elif record.trunk is not None:
+                record.trunk.send(trunk.Beat(self._beat))
+
+    def on_message(self, record: NodeRecord, message: trunk.TrunkMessage) -> None:
+        """Handle what a node says."""
+        record.heard = self._loop.now()
+        match message:
+            case trunk.Up(name, number, fields, payload):
+                pieces = record.pieces.pop(name, None)
+                whole = payload if pieces is None else b"".join([*pieces, payload])
+                deployment = self.deployments.get(name)
+                if deployment is None or name not in record.lines:
+                    self._send(record, trunk.Acked(name, number))
+                elif not deployment.events.has_handled(record.id, number):
+                    deployment.on_message(record.id, number, trunk.STATION.read(fields), whole)
+            case trunk.More(name, data):
+                record.pieces.setdefault(name, []).append(data)
+            case trunk.Acked(name, number):
+                line = record.lines.get(name)
+                if line is not None:
+                    self._forget_down(line, number)
+            case trunk.Gone(name, reason):
+                self._part_gone(record, name, reason)
+            case trunk.Need(_, digests):
+                self._give_chunks(record, digests)
+            case trunk.Leave(reason):
+                self.node_lost(record, reason)
+            case _:
+                pass
+
+    @staticmethod
+    def _send(record: NodeRecord, message: trunk.TrunkMessage) -> None:
+        if record.trunk is not None:
+            record.trunk.send(message)
+
+    def _give_chunks(self, record: NodeRecord, digests: list[Any]) -> None:
+        for digest in digests:
+            data = self._chunk(bytes(digest))
+            self._send(record, trunk.Chunk(bytes(digest), data if data is not None else b""))
+
+    def _part_gone(self, record: NodeRecord, name: bytes, reason: str) -> None:
+        """A monitor process has ended, and with it what it ran; the node itself goes on."""
+        deployment = self.deployments.get(name)
+        record.lines.pop(name, None)
+        if deployment is None:
+            return
+        share = deployment.room
+        assert isinstance(share, Share)
+        for member in deployment.coordinator.living:
+            if member.computer.id == record.id:
+                self.carry_out(self.placement.released(member.number, self._loop.now()) if member.has_room else [])
+        deployment.node_lost(record.id, f"monitor lost: {reason}")
+        share.forget(record.id)
+
+    # Placement
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        """Give each effect to the deployment whose demand it is about."""
+        for effect in effects:
+            deployment = self.owners.get(effect.demand_id)
+            if deployment is None:
+                if isinstance(effect, Placed):
+                    self.placement.released(effect.demand_id, self._loop.now())
+                continue
+            if isinstance(effect, RefusedDemand | Displaced):
+                self.owners.pop(effect.demand_id, None)
+            if not isinstance(effect, Queued):
+                deployment.carry_out([effect])
+
+    # What deployments want
+
+    def room(self, deployment: Deployment) -> Share:
+        """The master as a deployment sees it."""
+        return Share(self, deployment)
+
+    def down(self, node_id: int, name: bytes, message: trunk.StationMessage, payload: bytes) -> None:
+        """Send a message to a deployment's part on a node, which is opened by the first one."""
+        record = self.nodes.get(node_id)
+        deployment = self.deployments.get(name)
+        if record is None or deployment is None:
+            return
+        line = record.lines.get(name)
+        if line is None:
+            line = record.lines[name] = _Line()
+            self._send(record, trunk.Open(name, list(deployment.specification)))
+        line.number += 1
+        fields = trunk.STATION.fields_of(message)
+        line.kept.append((line.number, fields, payload))
+        self._send_down(record, name, line.number, fields, payload)
+
+    def _send_down(self, record: NodeRecord, name: bytes, number: int, fields: list[Any], payload: bytes) -> None:
+        while len(payload) > PIECE:
+            self._send(record, trunk.More(name, payload[:PIECE]))
+            payload = payload[PIECE:]
+        self._send(record, trunk.Down(name, number, fields, payload))
+
+    @staticmethod
+    def _forget_down(line: _Line, number: int) -> None:
+        while line.kept and line.kept[0][0] <= number:
+            line.kept.popleft()
+
+    def send_event(self, name: bytes, number: int, fields: list[Any]) -> None:
+        """Send an event to the bridge, if one is there."""
+        if self._bridge is not None:
+            self._bridge.send(trunk.Event(name, number, fields))
+
+    def acknowledge(self, node_id: int, name: bytes, number: int) -> None:
+        """A node may forget its messages up to a number."""
+        record = self.nodes.get(node_id)
+        if record is not None:
+            self._send(record, trunk.Acked(name, number))
+
+    def over(self, deployment: Deployment) -> None:
+        """A deployment has ended: its parts are closed; its events stay until the bridge has them."""
+        for record in self.nodes.values():
+            if record.lines.pop(deployment.name, None) is not None:
+                self._send(record, trunk.Shut(deployment.name))
+        for number, owner in list(self.owners.items()):
+            if owner is deployment:
+                del self.owners[number]
+        first = deployment.coordinator.first
+        if first is not None:
+            self._news("deployment_ended", first=first.pid, code=deployment.code)
+        self._forget_if_told(deployment)
+
+    def _forget_if_told(self, deployment: Deployment) -> None:
+        if deployment.is_over and deployment.events.is_empty:
+            self.deployments.pop(deployment.name, None)
+
+    # The bridge
+
+    def bridge_came(self, line: BridgeLine, message: trunk.Ready) -> None:
+        """A bridge is there; it says what it has."""
+        self._bridge = line
+        stored = {bytes(name): int(number) for name, number in message.stored}
+        for name, deployment in list(self.deployments.items()):
+            deployment.events.resend(stored.get(name, 0))
+            self._forget_if_told(deployment)
+
+    def bridge_left(self, line: BridgeLine) -> None:
+        """The bridge has gone; events are kept until the next one comes."""
+        if self._bridge is line:
+            self._bridge = None
+
+    def on_bridge_message(self, message: trunk.BridgeMessage) -> None:
+        """Do what the bridge, for a client, says."""
+        match message:
+            case trunk.Deploy(client, fields, is_detached):
+                self._deploy(client, Specification(*fields), is_attached=not is_detached)
+            case trunk.Stored(name, number):
+                deployment = self.deployments.get(name)
+                if deployment is not None:
+                    deployment.events.stored(number)
+                    self._forget_if_told(deployment)
+            case trunk.Typed(name, data) if name in self.deployments:
+                self.deployments[name].typed(data)
+            case trunk.Interrupt(name, signum) if name in self.deployments:
+                self.deployments[name].interrupted(signum)
+            case trunk.Lost(name) if name in self.deployments:
+                self.deployments[name].client_lost()
+            case trunk.Question(client, kind, argument, owner):
+                self._answer(client, kind, argument, owner)
+            case _:
+                pass
+
+    def _tell_bridge(self, message: trunk.BridgeMessage) -> None:
+        if self._bridge is not None:
+            self._bridge.send(message)
+
+    def _deploy(self, client: int, specification: Specification, *, is_attached: bool) -> None:
+        name = os.urandom(trunk.DEPLOYMENT_BYTES)
+        deployment = Deployment(self._loop, self, name, specification, is_attached=is_attached)
+        self.deployments[name] = deployment
+        self._tell_bridge(trunk.Accepted(client, name))
+        self._log(f"deployment {name.hex()[:7]} of {specification.owner}: {' '.join(map(str, specification.program))}")
+        deployment.begin()
+
+    def _answer(self, client: int, kind: str, argument: str, owner: str) -> None:
+        match kind:
+            case "nodes":
+                rows = [self._row_of(record) for record in self.nodes.values()]
+            case "ps":
+                rows = [row for deployment in self._of(owner) for row in _processes(deployment)]
+            case "why" | "kill":
+                found = [each for each in self._of(owner) if each.name.hex().startswith(argument)]
+                if len(found) != 1:
+                    text = f"{len(found)} deployments of {owner} begin with {argument!r}: see `constellation ps`"
+                    self._tell_bridge(trunk.Refusal(client, text, 2))
+                    return
+                rows = [[found[0].name.hex()]]
+                if kind == "kill":
+                    found[0].interrupted(15)
+                else:
+                    found[0].show_why()
+            case "drain":
+                record = next((each for each in self.nodes.values() if each.name == argument), None)
+                if record is None:
+                    names = ", ".join(each.name for each in self.nodes.values())
+                    self._tell_bridge(trunk.Refusal(client, f"no node is called {argument!r}: there are {names}", 2))
+                    return
+                self._drain(record)
+                rows = [[argument]]
+            case _:
+                self._tell_bridge(trunk.Refusal(client, f"the master does not know what {kind!r} means", 2))
+                return
+        self._tell_bridge(trunk.Answer(client, rows))
+
+    def _of(self, owner: str) -> list[Deployment]:
+        return [each for each in self.deployments.values() if each.specification.owner == owner and not each.is_over]
+
+    def _row_of(self, record: NodeRecord) -> list[Any]:
+        held = self.placement.held_on(record.id)
+        state = "draining" if record.is_draining else "present" if record.trunk is not None else "not connected"
+        labels = ", ".join(f"{name}={value}" for name, value in record.view.labels)
+        whole = record.view.capacity
+        return [
+            record.name,
+            record.address or "dials out only",
+            state,
+            f"{format_mem(held.mem)} of {format_mem(whole.mem)}",
+            f"{format_amount(held.cpu_millionths)} of {format_amount(whole.cpu_millionths)}",
+            labels,
+            record.version,
+        ]
+
+    def _drain(self, record: NodeRecord) -> None:
+        """Place nothing more on a node; what runs there goes on."""
+        record.is_draining = True
+        self.carry_out(self.placement.drain(record.id, self._loop.now()))
+
+
+def _processes(deployment: Deployment) -> list[list[Any]]:
+    program = " ".join(map(str, deployment.specification.program))
+    return [
+        [
+            deployment.name.hex()[:12],
+            program,
+            str(member.pid),
+            member.function,
+            member.computer.name,
+            str(member.resources),
+            "running" if member.is_ready else "starting",
+        ]
+        for member in deployment.coordinator.living
+    ] or [[deployment.name.hex()[:12], program, "", "", "", "", "waits for room"]]
