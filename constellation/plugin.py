@@ -36,6 +36,7 @@ from constellation.core.errors import PluginError as PluginError
 from constellation.core.errors import SerializationError as SerializationError
 from constellation.core.errors import UsageError as UsageError
 from constellation.core.hooks import hookimpl as hookimpl
+from constellation.core.options import Option as Option
 from constellation.core.pid import Pid as Pid
 from constellation.core.resources import Resources as Resources
 from constellation.core.status import ExitStatus as ExitStatus
@@ -56,6 +57,7 @@ __all__ = [
     "Listener",
     "NodeCommand",
     "NodeView",
+    "Option",
     "Pid",
     "PlacesAmong",
     "PluginError",

@@ -39,25 +39,35 @@ from constellation.process.waits import Waits
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Serializer, Transport
+    from constellation.core.plugins import Plugins
     from constellation.core.resources import Resources
     from constellation.core.why import Wait
     from constellation.process.incoming import Incoming
     from constellation.process.operations import Operation
 
 _installed: Runtime | None = None
-_chosen: tuple[object, Transport, Serializer] | None = None
+_plugins: tuple[object, Plugins] | None = None
+
+
+def plugins_of(config: dict[str, Any]) -> Plugins:
+    """Give the plugins of a deployment; made once per template, before it forks.
+
+    Raises:
+        PluginError: One is unknown or broken, or an option cannot be used.
+    """
+    global _plugins  # inherited by every process that the template forks
+    wanted = (tuple(config["plugins"]), dict(config["plugin_options"]))
+    if _plugins is None or _plugins[0] != wanted:
+        from constellation.core.plugins import make_plugin_manager  # not in a spawned process
+
+        _plugins = (wanted, make_plugin_manager(config["plugins"], config["plugin_options"]))
+    return _plugins[1]
 
 
 def prepare(config: dict[str, Any]) -> tuple[Transport, Serializer]:
     """Load the transport and the serializer of a deployment; once per template, before it forks."""
-    global _chosen  # inherited by every process that the template forks
-    wanted = (config["transport"], config["serializer"], tuple(config["plugins"]))
-    if _chosen is None or _chosen[0] != wanted:
-        from constellation.core.plugins import make_plugin_manager  # not in a spawned process
-
-        plugins = make_plugin_manager(config["plugins"], config["plugin_options"])
-        _chosen = (wanted, plugins.transport(config["transport"]), plugins.serializer(config["serializer"]))
-    return _chosen[1], _chosen[2]
+    plugins = plugins_of(config)
+    return plugins.transport(config["transport"]), plugins.serializer(config["serializer"])
 
 
 class Runtime:
