@@ -11,11 +11,12 @@ import socket
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgpack
 
 from constellation.core import messages
-from constellation.core.messages import Message
+from constellation.core.schema import Schema
 from constellation.fabric.loop import Loop
 
 QUEUE_LIMIT = 4096
@@ -38,14 +39,16 @@ class Packets:
         sock: The socket; taken over, made non-blocking.
         on_message: Called with each message and its descriptors, which then belong to the callee.
         on_end: Called once when the connection has ended by itself, with a reason where it is the peer's fault.
+        schema: Of the messages; those of control connections where nothing is said.
     """
 
     def __init__(
         self,
         loop: Loop,
         sock: socket.socket,
-        on_message: Callable[[Message, list[int]], None],
+        on_message: Callable[[Any, list[int]], None],
         on_end: Callable[[str | None], None],
+        schema: Schema = messages.CONTROL,
     ) -> None:
         sock.setblocking(False)
         self._loop = loop
@@ -53,12 +56,13 @@ class Packets:
         self._fd = sock.fileno()
         self._on_message = on_message
         self._on_end = on_end
+        self._schema = schema
         self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
         self._was_reset = False
         self.is_open = True
         loop.watch(self._fd, self._read_turn)
 
-    def send(self, message: Message, fds: Sequence[int] = ()) -> bool:
+    def send(self, message: tuple[Any, ...], fds: Sequence[int] = ()) -> bool:
         """Send one message, now or when there is room.
 
         Args:
@@ -70,7 +74,7 @@ class Packets:
         """
         if not self.is_open:
             return False
-        packet = msgpack.packb(messages.fields_of(message))
+        packet = msgpack.packb(self._schema.fields_of(message))
         if not self._queue:
             try:
                 self._put(packet, fds)
@@ -152,10 +156,10 @@ class Packets:
         try:
             if flags & _CUT_SHORT:
                 raise ValueError("a packet or its descriptors did not fit")
-            message = messages.read(msgpack.unpackb(packet))
+            message = self._schema.read(msgpack.unpackb(packet))
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             _close_all(fds)
-            self._end(f"it sent a malformed control message: {error}")
+            self._end(f"it sent a malformed {self._schema.name}: {error}")
             return False
         self._on_message(message, list(fds))
         return True

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from constellation.core.contracts import Codec
+    from constellation.core.why import Need
     from constellation.process.peer import Peer
     from constellation.process.runtime import Runtime
 
@@ -292,6 +293,10 @@ class _Send(Operation[None]):
         which = f" on {end._name!r}" if end._name else ""
         return f"send to {end.pid}{which}"
 
+    def need(self) -> Need:
+        end: _End | None = self._end
+        return None if end is None else end.pid.to_bytes()
+
 
 class Receiver(_End, Generic[T]):
     """The receiving end of an ordered, typed, one-way channel from another process.
@@ -503,6 +508,10 @@ class _Recv(Operation[T]):
             return "recv"
         which = f" on {end._name!r}" if end._name else ""
         return f"recv from {end.pid}{which}"
+
+    def need(self) -> Need:
+        end: _End | None = self._end
+        return None if end is None else end.pid.to_bytes()
 
 
 def _stated(end: _End) -> str:

@@ -17,6 +17,7 @@ from constellation.process.memory import BytesRoom
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Codec
+    from constellation.core.why import Need
     from constellation.process.peer import Peer
 
 LARGE = -1
@@ -199,6 +200,10 @@ class Incoming:
         """What a recv waits for."""
         which = f" on {self.name!r}" if self.name else ""
         return f"recv from {self.peer.pid}{which}"
+
+    def need(self) -> Need:
+        """Whose doing can end that."""
+        return self.peer.pid.to_bytes()
 
     def give_back(self, value: Any) -> None:
         """A value that was taken for an operation that did not end: it is the next one again."""

@@ -530,6 +530,12 @@ class Outgoing:
         """Whether all that was accepted has been given to the wire, or nobody will take it."""
         return self.over is not None or not (self._queue or self.combined or self._sealing or self._current)
 
+    @property
+    def held(self) -> int:
+        """Bytes that have been accepted and have not begun to leave, about; of a large value that is leaving all."""
+        current = self._current
+        return max(0, self._accepted - self._sent) + (0 if current is None else current.size)
+
     # Ending
 
     def refused(self, receiver_type: str) -> None:
