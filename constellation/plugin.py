@@ -15,6 +15,7 @@ This module imports no socket and starts nothing.
 from constellation.core.contracts import CONTRACT_VERSION as CONTRACT_VERSION
 from constellation.core.contracts import Buffer as Buffer
 from constellation.core.contracts import BufferingLink as BufferingLink
+from constellation.core.contracts import Codec as Codec
 from constellation.core.contracts import DiallingTransport as DiallingTransport
 from constellation.core.contracts import Launcher as Launcher
 from constellation.core.contracts import Link as Link
@@ -25,6 +26,7 @@ from constellation.core.contracts import PlacesAmong as PlacesAmong
 from constellation.core.contracts import RemoteTransport as RemoteTransport
 from constellation.core.contracts import Scheduler as Scheduler
 from constellation.core.contracts import Serializer as Serializer
+from constellation.core.contracts import SerializesTyped as SerializesTyped
 from constellation.core.contracts import Transport as Transport
 from constellation.core.errors import ConstellationError as ConstellationError
 from constellation.core.errors import HandshakeError as HandshakeError
@@ -34,6 +36,7 @@ from constellation.core.errors import PluginError as PluginError
 from constellation.core.errors import SerializationError as SerializationError
 from constellation.core.errors import UsageError as UsageError
 from constellation.core.hooks import hookimpl as hookimpl
+from constellation.core.options import Option as Option
 from constellation.core.pid import Pid as Pid
 from constellation.core.resources import Resources as Resources
 from constellation.core.status import ExitStatus as ExitStatus
@@ -42,6 +45,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "Buffer",
     "BufferingLink",
+    "Codec",
     "ConstellationError",
     "DiallingTransport",
     "ExitStatus",
@@ -53,6 +57,7 @@ __all__ = [
     "Listener",
     "NodeCommand",
     "NodeView",
+    "Option",
     "Pid",
     "PlacesAmong",
     "PluginError",
@@ -61,6 +66,7 @@ __all__ = [
     "Scheduler",
     "SerializationError",
     "Serializer",
+    "SerializesTyped",
     "Transport",
     "UsageError",
     "hookimpl",

@@ -14,8 +14,10 @@ import click
 from constellation.cli.options import Shared, shared_options
 from constellation.cli.plugins import plugins
 from constellation.cli.run import run
+from constellation.core import enabling
 from constellation.core.errors import ConstellationError
-from constellation.core.plugins import configured_plugins, make_plugin_manager, own_version
+from constellation.core.finding import own_version
+from constellation.core.plugins import make_plugin_manager
 
 _LOADED = "constellation.plugins_loaded"
 
@@ -51,9 +53,11 @@ class _Commands(click.Group):
             return
         ctx.meta[_LOADED] = True
         # ctx.obj is not there yet: click looks for the command before it calls the group.
-        names = [*ctx.params.get("plugins", ()), *configured_plugins(os.getcwd(), os.environ)]
+        found = enabling.look(os.getcwd(), os.environ)
+        names = [*ctx.params.get("plugins", ()), *found.names]
         if names:
-            make_plugin_manager(names, dict(ctx.params.get("plugin_options", ()))).register_commands(self)
+            given = {**found.options_of(names), **dict(ctx.params.get("plugin_options", ()))}
+            make_plugin_manager(names, given).register_commands(self)
 
 
 def _show_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:  # click's form

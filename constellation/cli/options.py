@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from constellation.core.enabling import CHOICES
+
 FORMATS = ("human", "json", "raw")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -48,6 +50,15 @@ def shared_options(function: _Function) -> _Function:
     return function
 
 
+def choice_options(function: _Function) -> _Function:
+    """Give a command ``--transport``, ``--serializer`` and ``--scheduler``."""
+    for kind in CHOICES:
+        function = click.option(
+            f"--{kind}", metavar="NAME", help=f"Use this {kind}; needed where the enabled plugins offer several."
+        )(function)
+    return function
+
+
 def split_pair(text: str, form: str) -> tuple[str, str]:
     """Split ``NAME=VALUE``; ``form`` is how the two are called in the error.
 
@@ -71,7 +82,7 @@ def _read_names(_context: click.Context, _option: click.Parameter, values: tuple
 def _read_pairs(
     _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
-    pairs = tuple(split_pair(value, "NAME.KEY=VALUE, such as tcp.nodelay=1") for value in values)
+    pairs = tuple(split_pair(value, "NAME.KEY=VALUE, such as websocket.url=wss://host") for value in values)
     for key, _ in pairs:
         name, _, option = key.rpartition(".")
         if not name or not option:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import NoReturn
 
 import click
 
-from constellation.cli.options import Shared, shared_options, split_pair
+from constellation.cli.options import Shared, choice_options, shared_options, split_pair
+from constellation.core.enabling import CHOICES, read_options
 from constellation.core.errors import UsageError
-from constellation.core.plugins import refuse_unknown
+from constellation.core.finding import refuse_unknown
 from constellation.core.resources import Resources
 
 
@@ -27,6 +28,7 @@ from constellation.core.resources import Resources
     help="An amount by name, such as gpu=2; may be repeated.",
 )
 @click.option("-m", "as_module", is_flag=True, help="PROGRAM is a module's name, as in python -m.")
+@choice_options
 @shared_options
 @click.argument("program", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
@@ -38,6 +40,9 @@ def run(
     cpu: float | None,
     custom: tuple[str, ...],
     as_module: bool,
+    transport: str | None,
+    serializer: str | None,
+    scheduler: str | None,
     format_: str | None,
     plugins: tuple[str, ...],
     plugin_options: tuple[tuple[str, str], ...],
@@ -57,6 +62,9 @@ def run(
     shared = before.joined(Shared(format_, plugins, plugin_options))
     refuse_unknown(shared.plugins)
     environ = dict(os.environ)
+    for kind, name in {"transport": transport, "serializer": serializer, "scheduler": scheduler}.items():
+        if name is not None:
+            environ[CHOICES[kind]] = name
     describe(environ, shared, _capacity(mem, cpu, custom))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -75,22 +83,9 @@ def describe(environ: MutableMapping[str, str], shared: Shared, capacity: Resour
         names = [*shared.plugins, *environ.get("CONSTELLATION_PLUGINS", "").split(",")]
         environ["CONSTELLATION_PLUGINS"] = ",".join(dict.fromkeys(name.strip() for name in names if name.strip()))
     if shared.plugin_options:
-        environ["CONSTELLATION_PLUGIN_OPTIONS"] = json.dumps({**_options_in(environ), **dict(shared.plugin_options)})
+        environ["CONSTELLATION_PLUGIN_OPTIONS"] = json.dumps({**read_options(environ), **dict(shared.plugin_options)})
     if capacity is not None:
         environ["CONSTELLATION_CAPACITY"] = json.dumps(capacity.to_fields())
-
-
-def _options_in(environ: Mapping[str, str]) -> dict[str, str]:
-    text = environ.get("CONSTELLATION_PLUGIN_OPTIONS") or "{}"
-    try:
-        options = json.loads(text)
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):
-        raise UsageError(
-            f"cannot read CONSTELLATION_PLUGIN_OPTIONS={text!r}: expected a JSON object of NAME.KEY and values"
-        )
-    return options
 
 
 def _capacity(mem: str | None, cpu: float | None, custom: tuple[str, ...]) -> Resources | None:

@@ -7,7 +7,8 @@ Each text says four things: what a method may assume, what it must guarantee, wh
 exception does. `constellation.testing` has a check for every guarantee.
 
 `CONTRACT_VERSION` counts these texts. It is raised when something that was right becomes wrong. What is added is optional,
-in a class of its own (`RemoteTransport`, `DiallingTransport`, `BufferingLink`, `PlacesAmong`): a plugin without it stays right.
+in a class of its own (`RemoteTransport`, `DiallingTransport`, `BufferingLink`, `SerializesTyped`,
+`PlacesAmong`): a plugin without it stays right.
 """
 
 from __future__ import annotations
@@ -281,6 +282,51 @@ class Serializer(Protocol):
 
         Raises:
             SerializationError: The bytes are not those of a value.
+        """
+        ...
+
+
+class Codec(Protocol):
+    """Turns values of one type into bytes and back. One for each end of a channel that states its type."""
+
+    def encode(self, value: Any) -> Sequence[Buffer]:
+        """As `Serializer.encode`."""
+        ...
+
+    def decode(self, buffers: Sequence[Buffer]) -> Any:
+        """As `Serializer.decode`.
+
+        Raises:
+            SerializationError: The bytes are not those of a value of the type; names the member.
+        """
+        ...
+
+    def check(self, value: Any) -> None:
+        """Look at a value that is bytes, bytearray or memoryview: these travel as they are, past `decode`.
+
+        Raises:
+            SerializationError: It is not of the type.
+        """
+        ...
+
+
+class SerializesTyped(Serializer, Protocol):
+    """A serializer that looks at the type that an end of a channel states: at T of ``Sender[T]`` and ``Receiver[T]``.
+
+    The method is optional. With it, every value is encoded in its own send, whatever ``takes_all_plain`` says.
+    """
+
+    def for_type(self, stated: Any) -> Codec:
+        """Give what encodes and decodes values as a type. Called at the first operation of an end, never per message.
+
+        Not called for an end without a type, or with one that matches all (object, Any); its values pass through the
+        serializer itself. So what `Serializer.encode` makes may reach a codec, and the other way round.
+
+        Args:
+            stated: The type, as the program wrote it: a class, a union, list[int], or text that names a type.
+
+        Raises:
+            UsageError: Values cannot be encoded, or checked, as this; says what can.
         """
         ...
 

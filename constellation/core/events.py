@@ -2,6 +2,7 @@
 
     ["spawn", time, pid, parent or b"", function, node, resources]
     ["output", time, pid, 1 or 2, data]
+    ["draining", time, pid, words]  it has returned, and still delivers what it sent
     ["exit", time, certificate]
     ["words", text]                 a line for the user that is no process's output
     ["took", size]                  so many bytes of what was typed have been taken by the first process
@@ -23,6 +24,7 @@ from constellation.core.status import ExitStatus
 _FORMS: Final[dict[str, tuple[type, ...]]] = {
     "spawn": (float, bytes, bytes, str, str, list),
     "output": (float, bytes, int, bytes),
+    "draining": (float, bytes, str),
     "exit": (float, list),
     "words": (str,),
     "took": (int,),
@@ -56,6 +58,11 @@ def output(time: float, pid: bytes, fd: int, data: bytes) -> list[Any]:
     return ["output", float(time), pid, fd, data]
 
 
+def draining(time: float, pid: Pid, words: str) -> list[Any]:
+    """A process still delivers what it sent."""
+    return ["draining", float(time), pid.to_bytes(), words]
+
+
 def exited(time: float, status: ExitStatus) -> list[Any]:
     """A process has ended."""
     return ["exit", float(time), status.to_fields()]
@@ -74,6 +81,8 @@ def render(renderer: Renderer, fields: list[Any]) -> list[tuple[int, bytes]]:
             return renderer.spawn(time, Pid.from_bytes(pid), above, function, node, Resources.from_fields(resources))
         case ["output", time, pid, fd, data]:
             return renderer.output(time, Pid.from_bytes(pid), fd, data)
+        case ["draining", time, pid, words]:
+            return renderer.draining(time, Pid.from_bytes(pid), words)
         case ["exit", time, status]:
             return renderer.exit(time, ExitStatus.from_fields(status))
         case ["words", text]:

@@ -135,6 +135,11 @@ class Human:
                 self._due[stream] = time + PARTIAL_S
         return self._flush()
 
+    def draining(self, time: float, pid: Pid, words: str) -> list[tuple[int, bytes]]:
+        self._begin(pid, 1)
+        self._chunks.append((1, INDENT + words.encode("utf-8", "backslashreplace").replace(b"\n", b" ") + b"\n"))
+        return self._flush()
+
     def exit(self, time: float, status: ExitStatus) -> list[tuple[int, bytes]]:
         for stream in self._streams.pop(status.pid, {}).values():
             self._end(stream)

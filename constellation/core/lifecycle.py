@@ -237,8 +237,8 @@ class KnownEnd(NamedTuple):
     killer: str | None = None
     """Who asked for the end: "process 3fecd01", "Ctrl-C", ...; None: nobody that we know."""
     exception: tuple[str, str] | None = None
-    undelivered: int = 0
-    """Channels whose values were not taken."""
+    undelivered: Sequence[str] = ()
+    """Channels whose values were not taken, in words."""
     is_template_lost: bool = False
     fault: str | None = None
     """Why its control connection was cut, as a sentence about "it"; None: it was not."""
@@ -262,7 +262,7 @@ def certificate(end: KnownEnd) -> ExitStatus:
     Returns:
         The certificate; for a good end only with Pid, code and node.
     """
-    if end.code == 0 and end.undelivered == 0 and not _is_linked(end):
+    if end.code == 0 and not end.undelivered and not _is_linked(end):
         return ExitStatus(end.pid, 0, None, node=end.node)
     return ExitStatus(
         end.pid,
@@ -295,7 +295,7 @@ def _cause(end: KnownEnd) -> str | None:
     if end.is_template_lost:
         return TEMPLATE_LOST
     if end.undelivered:
-        return f"undelivered: {end.undelivered} channel{'' if end.undelivered == 1 else 's'}"
+        return f"undelivered: {', '.join(end.undelivered)}"
     return end.fault
 
 

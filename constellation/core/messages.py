@@ -72,10 +72,11 @@ class Raised(NamedTuple):
 
 
 class Draining(NamedTuple):
-    """process -> node: the function has returned; these channels still hold data (empty: all is delivered)."""
+    """process -> node: the function has returned, these channels still hold data (core/draining.py); ``is_over``: for ever."""
 
-    names: list[Any]
-    undelivered: int
+    channels: list[Any]
+    linger: float
+    is_over: bool
 
 
 class Close(NamedTuple):

@@ -47,6 +47,8 @@ class _Face(Protocol):
 
     def output(self, time: float, pid: Pid, fd: int, data: bytes) -> list[Chunk]: ...
 
+    def draining(self, time: float, pid: Pid, words: str) -> list[Chunk]: ...
+
     def exit(self, time: float, status: ExitStatus) -> list[Chunk]: ...
 
     def next_deadline(self) -> float | None: ...
@@ -91,6 +93,10 @@ class Renderer:
         """Take what a process wrote to its stdout (``fd`` 1) or stderr (2)."""
         return self._face.output(time, pid, fd, data)
 
+    def draining(self, time: float, pid: Pid, words: str) -> list[Chunk]:
+        """Take what a process that has returned still delivers. For people only: it is no event."""
+        return self._face.draining(time, pid, words)
+
     def exit(self, time: float, status: ExitStatus) -> list[Chunk]:
         """Take the end of a process; all its output has been given before."""
         return self._face.exit(time, status)
@@ -122,6 +128,9 @@ class _Raw:
 
     def output(self, time: float, pid: Pid, fd: int, data: bytes) -> list[Chunk]:
         return [(fd, data)] if data else []
+
+    def draining(self, time: float, pid: Pid, words: str) -> list[Chunk]:
+        return []
 
     def exit(self, time: float, status: ExitStatus) -> list[Chunk]:
         return []
@@ -169,6 +178,9 @@ class _Json:
         if used < len(data):
             self._held[pid, fd] = data[used:]
         return chunks
+
+    def draining(self, time: float, pid: Pid, words: str) -> list[Chunk]:
+        return []
 
     def exit(self, time: float, status: ExitStatus) -> list[Chunk]:
         chunks = []

@@ -92,13 +92,14 @@ class Statistics(NamedTuple):
 class _Node:
     """A node and what is held there. ``held`` leaves out lent shares, and may exceed the capacity in cores only."""
 
-    __slots__ = ("capacity", "demands", "held", "id", "labels", "name")
+    __slots__ = ("capacity", "demands", "held", "id", "is_draining", "labels", "name")
 
     def __init__(self, view: NodeView) -> None:
         self.id = view.id
         self.name = view.name
         self.capacity = view.capacity
         self.labels = view.labels
+        self.is_draining = False
         self.held = view.capacity - view.free
         self.demands: dict[int, None] = {}
 
@@ -195,16 +196,28 @@ class Placement:
         node = self._nodes.pop(node_id, None)
         if node is None:
             return []
-        alike = self._capacities[node.capacity]
-        del alike[node_id]
-        if not alike:
-            del self._capacities[node.capacity]
-        self._scheduler.node_removed(node_id)
+        if not node.is_draining:
+            self._forget_capacity(node)
+            self._scheduler.node_removed(node_id)
         effects: list[Effect] = []
         for demand_id in node.demands:
             self._forget_holder(demand_id)
             effects.append(Displaced(demand_id, node_id))
         return [*effects, *self._refuse_infeasible(), *self._fill(now)]
+
+    def drain(self, node_id: int, now: float = 0.0) -> list[Effect]:
+        """Place nothing more on a node; what it holds stays. A node that is not known, or drains, is no fault."""
+        node = self._nodes.get(node_id)
+        if node is None or node.is_draining:
+            return []
+        node.is_draining = True
+        self._forget_capacity(node)
+        self._scheduler.node_removed(node_id)
+        return [*self._refuse_infeasible(), *self._fill(now)]
+
+    def held_on(self, node_id: int) -> Resources:
+        """What is held on a node, without the shares that are lent."""
+        return self._nodes[node_id].held
 
     def submit(self, demand_id: int, demand: Resources, wait: bool, now: float) -> list[Effect]:
         """Take a demand.
@@ -379,9 +392,15 @@ class Placement:
         self._change(node, node.held + demand)
         return Placed(demand_id, node.id)
 
+    def _forget_capacity(self, node: _Node) -> None:
+        alike = self._capacities[node.capacity]
+        del alike[node.id]
+        if not alike:
+            del self._capacities[node.capacity]
+
     def _change(self, node: _Node, held: Resources) -> None:
         node.held = held
-        if self._limited:
+        if self._limited and not node.is_draining:
             self._scheduler.node_changed(node.view())
 
     def _holder(self, demand_id: int) -> _Holder:

@@ -7,6 +7,12 @@ something of its kind is asked for. The defaults come through the same hooks as 
 
 Hooks are called for one plugin at a time, because pluggy's own call ends at the first exception, and because what two
 plugins say must be kept apart to name both. A plugin's hook wrappers are run around every such call.
+
+Which object of a kind is used where nobody says: the first that an enabled plugin offers, for it was enabled to be used;
+the first default, where no enabled plugin offers any; where two plugins do, the program must say which.
+
+`core/finding.py` has the names and the scan, `core/enabling.py` says which plugins the surroundings enable,
+`core/options.py` what their options are, `core/listing.py` what `constellation plugins` shows.
 """
 
 from __future__ import annotations
@@ -14,66 +20,39 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
-from constellation.core import hooks
-from constellation.core.errors import PluginError
+from constellation.core import hooks, options
+from constellation.core.contracts import CONTRACT_VERSION, OLDEST_CONTRACT
+from constellation.core.errors import ConstellationError, PluginError
+from constellation.core.finding import (
+    DEFAULT_NAMES,
+    DEFAULT_PLUGINS,
+    GROUP,
+    KINDS,
+    NAME,
+    Found,
+    Source,
+    Stated,
+    conflict,
+    near,
+    place_of_raise,
+    scan,
+    unknown,
+)
 
 if TYPE_CHECKING:
     import click
 
     from constellation.core.contracts import Launcher, Scheduler, Serializer, Transport
+    from constellation.core.options import Option
 
-GROUP = "constellation"
 SLOW_NEWS_S = 1.0
 """A news hook that takes longer holds up the whole node; pytest-like tools know no limit, so this one is generous."""
-
-
-class _Kind(NamedTuple):
-    """One kind of object that plugins offer, and which default modules offer it under which name; the first is chosen."""
-
-    hook: str
-    needs: tuple[str, ...]
-    defaults: dict[str, str]
-
-
-_KINDS = {
-    "transport": _Kind("register_transports", ("pair", "adopt"), {"tcp": "constellation.transports.tcp"}),
-    "serializer": _Kind(
-        "register_serializers",
-        ("encode", "decode"),
-        {"pickle": "constellation.serializers.pickle", "msgpack": "constellation.serializers.msgpack"},
-    ),
-    "scheduler": _Kind(
-        "register_schedulers",
-        ("node_changed", "node_removed", "place"),
-        {"bin_packing": "constellation.schedulers.bin_packing"},
-    ),
-    "launcher": _Kind("register_launchers", ("start", "stop"), {}),
-}
-DEFAULT_PLUGINS = tuple(module for kind in _KINDS.values() for module in kind.defaults.values())
-_DEFAULT_NAMES = {name: module for kind in _KINDS.values() for name, module in kind.defaults.items()}
-
-
-class PluginInfo(NamedTuple):
-    """One line of ``constellation plugins``."""
-
-    name: str
-    """What ``--plugin`` takes."""
-    source: str
-    """"default", "entry point" or "module"."""
-    module: str
-    """The module that holds its hooks."""
-    distribution: str
-    """Distribution and version that brought it; empty for a plain module."""
-    enabled: bool
-    """Whether it is used; what is not enabled is not imported, so nothing is known of what it provides."""
-    provides: tuple[str, ...]
-    """What it offers, such as ``serializer msgpack``, and the news that it takes."""
 
 
 class Plugins:
@@ -85,43 +64,45 @@ class Plugins:
 
     def __init__(
         self,
-        options: Mapping[str, str],
+        given: Mapping[str, object],
         *,
         clock: Callable[[], float] | None,
         report: Callable[[str], None],
     ) -> None:
         self.names: tuple[str, ...] = ()
-        self._options = dict(options)
+        self._given = dict(given)
         self._clock = clock
         self._report = report
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hooks)
-        self._offers: dict[str, dict[str, tuple[Any, str]]] = {kind: {} for kind in _KINDS}
+        self._offers: dict[str, dict[str, tuple[Any, str]]] = {kind: {} for kind in KINDS}
         self._asked: set[tuple[str, str]] = set()
         self._silenced: set[tuple[str, str]] = set()
-        self._sources: dict[str, tuple[str, str, str]] = {}
+        self._sources: dict[str, Source] = {}
+        self._declared: dict[str, tuple[Option, ...]] = {}
+        self._values: dict[str, dict[str, Any]] = {}
 
     def transport(self, name: str | None = None) -> Transport:
-        """Give a transport by name; None: the default one.
+        """Give a transport by name; None: the enabled plugins' one, else the default one.
 
         Raises:
-            PluginError: No enabled plugin offers it, or one is broken.
+            PluginError: No enabled plugin offers it, several do and none was named, or one is broken.
         """
         return cast("Transport", self._find("transport", name))
 
     def serializer(self, name: str | None = None) -> Serializer:
-        """Give a serializer by name; None: the default one.
+        """Give a serializer by name; None: the enabled plugins' one, else the default one.
 
         Raises:
-            PluginError: No enabled plugin offers it, or one is broken.
+            PluginError: No enabled plugin offers it, several do and none was named, or one is broken.
         """
         return cast("Serializer", self._find("serializer", name))
 
     def scheduler(self, name: str | None = None) -> Scheduler:
-        """Give a scheduler by name; None: the default one.
+        """Give a scheduler by name; None: the enabled plugins' one, else the default one.
 
         Raises:
-            PluginError: No enabled plugin offers it, or one is broken.
+            PluginError: No enabled plugin offers it, several do and none was named, or one is broken.
         """
         return cast("Scheduler", self._find("scheduler", name))
 
@@ -132,6 +113,10 @@ class Plugins:
             PluginError: No enabled plugin offers it, or one is broken.
         """
         return cast("Launcher", self._find("launcher", name))
+
+    def owner(self, kind: str, name: str) -> str:
+        """Say which plugin offers an object that has been given by one of the methods above."""
+        return self._offers[kind][name][1]
 
     def register_commands(self, cli: click.Group) -> None:
         """Let the enabled plugins add their commands.
@@ -147,14 +132,14 @@ class Plugins:
                 if before.get(command) is made:
                     continue
                 if command in owners:
-                    raise PluginError(_conflict("command", command, owners[command], plugin))
+                    raise PluginError(conflict("command", command, owners[command], plugin))
                 owners[command] = plugin
 
     def detect_resources(self) -> dict[str, float]:
         """Ask the plugins what this computer has beside memory and cores.
 
         Raises:
-            PluginError: A hook raised, or two plugins name the same resource.
+            PluginError: A hook raised or returned no amounts, or two plugins name the same resource.
         """
         found: dict[str, float] = {}
         owners: dict[str, str] = {}
@@ -166,7 +151,7 @@ class Plugins:
                 )
             for name, amount in amounts.items():
                 if name in owners:
-                    raise PluginError(_conflict("resource", name, owners[name], plugin))
+                    raise PluginError(conflict("resource", name, owners[name], plugin))
                 owners[name] = plugin
                 found[name] = amount
         return found
@@ -176,16 +161,16 @@ class Plugins:
 
         Args:
             hook: Name of a news hook in `constellation.core.hooks`.
-            **arguments: All of its arguments.
+            **arguments: All of its arguments but the options.
         """
         for plugin in self._implementers(hook):
             if (plugin, hook) in self._silenced:
                 continue
             began = self._clock() if self._clock else 0.0
             try:
-                self._caller(plugin, hook)(**arguments)
-            except Exception as error:  # the border to foreign code: whatever it raises is its own
-                self._silence(plugin, hook, f"raised {type(error).__name__}: {error}", _place_of_raise(error))
+                self._caller(plugin, hook)(**arguments, options=self._values.get(plugin, {}))
+            except (Exception, SystemExit) as error:  # the border to foreign code: whatever it raises is its own
+                self._silence(plugin, hook, f"raised {type(error).__name__}: {error}", place_of_raise(error))
             else:
                 took = self._clock() - began if self._clock else 0.0
                 if took > SLOW_NEWS_S:
@@ -196,133 +181,195 @@ class Plugins:
                         self._place(plugin, hook),
                     )
 
-    def listing(self) -> list[PluginInfo]:
-        """List the defaults, the enabled plugins, and what could be enabled.
+    def stated(self) -> list[Stated]:
+        """State the plugins that were enabled by name, with their versions."""
+        return [Stated(name, self._sources[name].package, self._sources[name].version) for name in self.names]
 
-        Imports the defaults and the enabled ones, nothing else.
+    # What `core/listing.py` shows
+
+    def source(self, plugin: str) -> Source:
+        """Where a plugin comes from."""
+        return self._sources[plugin]
+
+    def declared(self, plugin: str) -> tuple[Option, ...]:
+        """The options that a plugin declares."""
+        return self._declared.get(plugin, ())
+
+    def hooks(self, plugin: str) -> list[str]:
+        """The hooks that a plugin implements."""
+        return sorted(caller.name for caller in self._manager.get_hookcallers(self._manager.get_plugin(plugin)) or [])
+
+    def offered(self, plugin: str) -> list[str]:
+        """Ask a plugin for all that it offers, such as ``serializer msgpack``.
 
         Raises:
-            PluginError: A plugin is broken.
+            PluginError: The plugin is broken, or offers what another one offers too.
         """
-        for kind in _KINDS:
-            self._load_defaults(kind)
-            self._ask(kind)
-        own = f"constellation {own_version()}"
-        lines = [
-            PluginInfo(
-                name,
-                source,
-                module,
-                own if source == "default" else distribution,
-                enabled=True,
-                provides=tuple(self._provided(name)),
-            )
-            for name, (source, module, distribution) in self._sources.items()
+        for kind, (hook, _, _) in KINDS.items():
+            if plugin in self._implementers(hook):
+                self._ask(kind, plugin)
+        return [
+            f"{kind} {name}" for kind in KINDS for name, (_, owner) in self._offers[kind].items() if owner == plugin
         ]
-        for name, (module, distribution, _) in sorted(_scan().items()):
-            if name not in self._sources:
-                lines.append(PluginInfo(name, "entry point", module, distribution, enabled=False, provides=()))
-        return lines
 
-    def enable(self, name: str, found: Callable[[], Mapping[str, _Found]]) -> None:
-        """Import and register one plugin; ``found`` gives the entry points, and is called only if they are needed."""
-        if name in _DEFAULT_NAMES or name in DEFAULT_PLUGINS:
+    def load_default(self, name: str) -> None:
+        """Import a default plugin, unless that has been done."""
+        if name not in self._sources:
+            module = DEFAULT_NAMES[name]
+            self._register(name, Source("default", module), partial(importlib.import_module, module))
+
+    # Enabling
+
+    def enable(self, name: str, found: Callable[[], Mapping[str, Sequence[Found]]]) -> None:
+        """Import and register one plugin, and read its options.
+
+        Args:
+            name: Of an entry point or of a module.
+            found: Gives the entry points; called only if they are needed.
+
+        Raises:
+            PluginError: It is unknown, claimed twice, broken, or an option of it cannot be used.
+        """
+        if name in DEFAULT_NAMES or name in DEFAULT_PLUGINS:
             return
-        points = found()
-        if name in points:
-            module, distribution, load = points[name]
-            source = ("entry point", module, distribution)
+        claims = found().get(name, ())
+        if len(claims) > 1:
+            raise PluginError(conflict("plugin", name, *(str(claim.source) for claim in claims[:2])))
+        if claims:
+            source, load = claims[0].source, claims[0].load
         elif "." in name:
-            source, load = ("module", name, ""), partial(importlib.import_module, name)
+            source, load = Source("module", name), partial(importlib.import_module, name)
         else:
-            raise PluginError(_unknown("plugin", name, [*points, *_DEFAULT_NAMES]))
+            raise PluginError(unknown("plugin", name, [*found(), *DEFAULT_NAMES]))
         self._register(name, source, load)
         self.names = (*self.names, name)
 
-    def check(self) -> None:
-        """Refuse functions marked as hooks that are none, and options for plugins that are not enabled.
+    def check_options(self) -> None:
+        """Refuse options for plugins that are not enabled.
 
         Raises:
-            PluginError: Names the plugin and what is wrong.
+            PluginError: Names the option and what to do.
         """
-        try:
-            self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            name = self._manager.get_name(error.plugin) or repr(error.plugin)
-            # pluggy's text begins with: unknown hook 'NAME' in plugin ...
-            known = [each for each, value in vars(hooks).items() if getattr(value, "__module__", "") == hooks.__name__]
-            near = _near(str(error).partition("'")[2].partition("'")[0], known)
-            raise PluginError(f"plugin {name!r} does not fit: {_one_line(error)}{near}") from error
-        enabled = {*self.names, *_DEFAULT_NAMES}
-        for key in self._options:
+        for key in self._given:
             owner, _, option = key.rpartition(".")
             if not owner or not option:
                 raise PluginError(
                     f"cannot use plugin option {key!r}: expected NAME.KEY=VALUE with the name of a plugin"
                 )
-            if owner not in enabled:
-                raise PluginError(
-                    f"plugin option {key!r} is for a plugin that is not enabled: enable it with --plugin {owner}"
-                )
+            if owner in DEFAULT_NAMES:
+                self.load_default(owner)  # it holds its options against what it declares
+            elif owner not in self.names:
+                hint = near(owner, self.names) or f": enable it with --plugin {owner}"
+                raise PluginError(f"plugin option {key!r} is for a plugin that is not enabled{hint}")
 
-    def _register(self, name: str, source: tuple[str, str, str], load: Callable[[], object]) -> None:
+    def _register(self, name: str, source: Source, load: Callable[[], object]) -> None:
         try:
             plugin = load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the border to foreign code
             raise PluginError(
-                f"cannot import plugin {name!r} ({_where(source)}): {type(error).__name__}: {error}; mend it, or do not enable it"
+                f"cannot import plugin {name!r} ({source}): {type(error).__name__}: {error}{_remedy(source, error)}"
             ) from error
+        contract = getattr(plugin, "contract_version", None)
+        if contract is not None and contract not in range(OLDEST_CONTRACT, CONTRACT_VERSION + 1):
+            raise PluginError(
+                f"plugin {name!r} ({source}) was written for version {contract!r} of the contracts, and this constellation "
+                f"has {_versions()}: install {_matching(source, contract)}"
+            )
         try:
             self._manager.register(plugin, name)
         except pluggy.PluginValidationError as error:
-            raise PluginError(f"plugin {name!r} ({_where(source)}) does not fit: {_one_line(error)}") from error
+            raise PluginError(f"plugin {name!r} ({source}) does not fit: {_one_line(error)}") from error
         except ValueError as error:
             other = self._manager.get_name(plugin)
-            raise PluginError(
-                f"plugin {name!r} ({_where(source)}) is enabled already, as {other!r}: name it once"
-            ) from error
-        if not self._manager.get_hookcallers(plugin):
-            raise PluginError(
-                f"plugin {name!r} ({_where(source)}) has no hooks: expected functions marked with constellation.plugin.hookimpl"
-            )
-        self._sources[name] = source
+            raise PluginError(f"plugin {name!r} ({source}) is enabled already, as {other!r}: name it once") from error
+        try:
+            self._check_hooks(name, source, plugin)
+            self._sources[name] = source
+            self._read_options(name)
+        except PluginError:
+            self._manager.unregister(name=name)
+            self._sources.pop(name, None)
+            raise
 
-    def _load_defaults(self, kind: str, only: str | None = None) -> None:
-        for name, module in _KINDS[kind].defaults.items():
-            if only in (None, name) and name not in self._sources:
-                self._register(name, ("default", module, ""), partial(importlib.import_module, module))
+    def _check_hooks(self, name: str, source: Source, plugin: object) -> None:
+        """Refuse what is marked as a hook and is none: it would never be called."""
+        callers = self._manager.get_hookcallers(plugin)
+        if not callers:
+            raise PluginError(
+                f"plugin {name!r} ({source}) has no hooks: expected functions marked with constellation.plugin.hookimpl"
+            )
+        known = [each for each, value in vars(hooks).items() if getattr(value, "__module__", "") == hooks.__name__]
+        for caller in callers:
+            mine = [each for each in caller.get_hookimpls() if each.plugin is plugin]
+            if not caller.has_spec() and not all(each.optionalhook for each in mine):
+                raise PluginError(
+                    f"plugin {name!r} ({source}) does not fit: unknown hook {caller.name!r}{near(caller.name, known)}"
+                )
+
+    def _read_options(self, name: str) -> None:
+        declared: tuple[Option, ...] = ()
+        if name in self._implementers("register_options"):
+            declared = options.check_declared(name, self._call_plain(name, "register_options"))
+        given = {key.rpartition(".")[2]: value for key, value in self._given.items() if key.rpartition(".")[0] == name}
+        self._declared[name] = declared
+        self._values[name] = options.read(name, declared, given) if declared or given else {}
+
+    # Asking
 
     def _find(self, kind: str, name: str | None) -> object:
-        chosen = name if name is not None else next(iter(_KINDS[kind].defaults))
-        offers = self._offers[kind]
+        defaults, offers = KINDS[kind].defaults, self._offers[kind]
+        # Without plugins of others there is nothing to conflict with, and the other defaults stay unimported.
+        chosen = name if name is not None or self.names else next(iter(defaults), None)
         if chosen not in offers:
-            # Without plugins of others there is nothing to conflict with, and the other defaults stay unimported.
-            alone = not self.names and chosen in _KINDS[kind].defaults
-            self._load_defaults(kind, chosen if alone else None)
-            self._ask(kind)
+            for default in [chosen] if not self.names and chosen in defaults else defaults:
+                self.load_default(str(default))
+            for plugin in self._implementers(KINDS[kind].hook):
+                self._ask(kind, plugin)
+        if chosen is None:
+            others: dict[str, str] = {}  # of a plugin that offers several, the first
+            for offer, (_, owner) in offers.items():
+                if owner in self.names and owner not in others.values():
+                    others[offer] = owner
+            if len(others) > 1:
+                listed = " and ".join(f"{offer!r} of {owner!r}" for offer, owner in others.items())
+                raise PluginError(
+                    f"the enabled plugins offer several {kind}s: {listed}; say which with --{kind} NAME or "
+                    f"init({kind}=...)"
+                )
+            chosen = next(iter(others or defaults))
         if chosen not in offers:
-            raise PluginError(_unknown(kind, chosen, list(offers)))
+            raise PluginError(unknown(kind, chosen, list(offers)))
         return offers[chosen][0]
 
-    def _ask(self, kind: str) -> None:
-        hook, needs, _ = _KINDS[kind]
+    def _ask(self, kind: str, plugin: str) -> None:
+        if (plugin, kind) in self._asked:
+            return
+        hook, needs, _ = KINDS[kind]
         offers = self._offers[kind]
-        for plugin in self._implementers(hook):
-            if (plugin, kind) in self._asked:
-                continue
-            self._asked.add((plugin, kind))
-            offered = self._call(plugin, hook, options=self._options_of(plugin))
-            if not isinstance(offered, (list, tuple)):
-                raise PluginError(f"plugin {plugin!r} returned {offered!r:.100} from {hook}: expected a list")
-            for item in offered:
-                name = getattr(item, "name", None)
-                missing = [method for method in needs if not callable(getattr(item, method, None))]
-                if not isinstance(name, str) or not name or missing:
-                    lacks = ", ".join(["name", *missing] if not isinstance(name, str) or not name else missing)
-                    raise PluginError(f"plugin {plugin!r} offers {item!r:.100} as a {kind}: it lacks {lacks}")
-                if name in offers:
-                    raise PluginError(_conflict(kind, name, offers[name][1], plugin))
-                offers[name] = (item, plugin)
+        offered = self._call(plugin, hook)
+        if not isinstance(offered, (list, tuple)):
+            raise PluginError(f"plugin {plugin!r} returned {offered!r:.100} from {hook}: expected a list")
+        for item in offered:
+            name = getattr(item, "name", None)
+            missing = [method for method in needs if not callable(getattr(item, method, None))]
+            if not isinstance(name, str) or not name or missing:
+                lacks = ", ".join(["name", *missing] if not isinstance(name, str) or not name else missing)
+                raise PluginError(f"plugin {plugin!r} offers {item!r:.100} as a {kind}: it lacks {lacks}")
+            for what in ("name", "link_version"):
+                text = getattr(item, what, "")
+                if text != "" and (not isinstance(text, str) or not NAME.fullmatch(text)):
+                    raise PluginError(
+                        f"plugin {plugin!r} offers a {kind} with the {what} {text!r:.100}: expected up to 64 letters, "
+                        "digits and any of _ . + -"
+                    )
+            if name in offers:
+                raise PluginError(conflict(kind, name, self._described(offers[name][1]), self._described(plugin)))
+            offers[name] = (item, plugin)
+        self._asked.add((plugin, kind))
+
+    def _described(self, plugin: str) -> str:
+        source = self._sources[plugin]
+        return f"{plugin} ({source.package} {source.version})" if source.package else plugin
 
     def _implementers(self, hook: str) -> list[str]:
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
@@ -336,18 +383,18 @@ class Plugins:
         return self._manager.subset_hook_caller(hook, others)
 
     def _call(self, plugin: str, hook: str, **arguments: Any) -> Any:
+        return self._call_plain(plugin, hook, **arguments, options=self._values.get(plugin, {}))
+
+    def _call_plain(self, plugin: str, hook: str, **arguments: Any) -> Any:
         try:
             results = self._caller(plugin, hook)(**arguments)
-        except Exception as error:
+        except ConstellationError as error:
+            raise PluginError(f"plugin {plugin!r}: {error}") from error  # the plugin's own words
+        except (Exception, SystemExit) as error:  # the border to foreign code
             raise PluginError(
-                f"plugin {plugin!r} failed in {hook} at {_place_of_raise(error)}: {type(error).__name__}: {error}"
+                f"plugin {plugin!r} failed in {hook} at {place_of_raise(error)}: {type(error).__name__}: {error}"
             ) from error
         return results[0] if results else None
-
-    def _options_of(self, plugin: str) -> dict[str, str]:
-        return {
-            key[len(plugin) + 1 :]: value for key, value in self._options.items() if key.rpartition(".")[0] == plugin
-        }
 
     def _silence(self, plugin: str, hook: str, what: str, place: str) -> None:
         self._silenced.add((plugin, hook))
@@ -364,23 +411,15 @@ class Plugins:
                 return f"{code.co_filename}:{code.co_firstlineno}"
         return "an unknown place"
 
-    def _provided(self, plugin: str) -> Iterator[str]:
-        for kind, offers in self._offers.items():
-            for name, (_, owner) in offers.items():
-                if owner == plugin:
-                    yield f"{kind} {name}"
-        registering = {kind.hook for kind in _KINDS.values()}
-        callers = self._manager.get_hookcallers(self._manager.get_plugin(plugin)) or []
-        yield from sorted(caller.name for caller in callers if caller.name not in registering)
-
-
-_Found = tuple[str, str, Callable[[], object]]
-"""Of an entry point: its module, "distribution version", and what loads it."""
+    def trace(self) -> None:
+        """Print every call of a hook on stderr."""
+        self._manager.trace.root.setwriter(_to_stderr)
+        self._manager.enable_tracing()
 
 
 def make_plugin_manager(
     names: Sequence[str] = (),
-    options: Mapping[str, str] | None = None,
+    given: Mapping[str, object] | None = None,
     *,
     clock: Callable[[], float] | None = None,
     report: Callable[[str], None] | None = None,
@@ -389,149 +428,56 @@ def make_plugin_manager(
 
     Args:
         names: Plugins to enable beside the defaults: names of entry points, or dotted module names. Double ones count once.
-        options: Values by ``NAME.KEY``; each plugin gets its own, by KEY.
+        given: What was given for options, by ``NAME.KEY``: texts, or values as TOML has them.
         clock: Seconds, such as time.monotonic; without it slow news hooks are not noticed.
         report: Where words about failing news hooks go; None: to stderr.
 
     Raises:
         PluginError: A plugin is unknown (with near names and how to install it), cannot be imported, does not fit, or an
-            option is for none of them.
+            option is for none of them or cannot be used.
     """
-    plugins = Plugins(options or {}, clock=clock, report=report or _to_stderr)
+    plugins = Plugins(given or {}, clock=clock, report=report or _to_stderr)
     if os.environ.get("CONSTELLATION_TRACE_PLUGINS"):
-        plugins._manager.trace.root.setwriter(_to_stderr)  # one unit, apart for its size
-        plugins._manager.enable_tracing()
-    scanned: list[dict[str, _Found]] = []
+        plugins.trace()
+    scanned: list[dict[str, list[Found]]] = []
 
-    def found() -> Mapping[str, _Found]:
+    def found() -> Mapping[str, Sequence[Found]]:
         if not scanned:
-            scanned.append(_scan())
+            scanned.append(scan())
         return scanned[0]
 
     for name in dict.fromkeys(names):
         plugins.enable(name, found)
-    plugins.check()
+    plugins.check_options()
     return plugins
 
 
-def refuse_unknown(names: Sequence[str]) -> None:
-    """Check names without importing a plugin; dotted ones are let pass, for they may be the program's own modules.
-
-    Raises:
-        PluginError: A name is neither a default nor an entry point.
-    """
-    plain = [name for name in names if "." not in name and name not in _DEFAULT_NAMES]
-    points = _scan() if plain else {}
-    for name in plain:
-        if name not in points:
-            raise PluginError(_unknown("plugin", name, [*points, *_DEFAULT_NAMES]))
-
-
-def configured_plugins(cwd: str, environ: Mapping[str, str]) -> list[str]:
-    """Say which plugins the surroundings enable.
-
-    They are those of CONSTELLATION_PLUGINS (separated by commas), then those of ``[tool.constellation] plugins`` in the
-    nearest pyproject.toml, in ``cwd`` or above it. What the program names itself comes before them.
-
-    Args:
-        cwd: Where to look for pyproject.toml first.
-        environ: The environment.
-
-    Raises:
-        PluginError: The nearest pyproject.toml cannot be read, or its ``plugins`` is not a list of names.
-    """
-    names = [name.strip() for name in environ.get("CONSTELLATION_PLUGINS", "").split(",")]
-    names.extend(_project_plugins(cwd))
-    return [name for name in dict.fromkeys(names) if name]
+def _remedy(source: Source, error: BaseException) -> str:
+    """Say what to do about a plugin that cannot be imported."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+    if not missing or source.module.partition(":")[0].startswith(missing):
+        return "; mend it, or do not enable it"
+    if source.package:
+        return (
+            f"; it needs {missing!r}, which is not installed here: `pip install --upgrade {source.package}` brings it"
+        )
+    return f"; it needs {missing!r}, which is not installed here: `pip install {missing.partition('.')[0]}`"
 
 
-def _project_plugins(cwd: str) -> list[str]:
-    folder = os.path.abspath(cwd)
-    path = os.path.join(folder, "pyproject.toml")
-    while not os.path.isfile(path):
-        above = os.path.dirname(folder)
-        if above == folder:
-            return []
-        folder, path = above, os.path.join(above, "pyproject.toml")
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise PluginError(
-            f"cannot read {path}: {error.strerror}; it may name plugins in [tool.constellation]"
-        ) from error
-    if b"constellation" not in data:  # tomllib costs 10 ms at start-up, and most projects have no such table
-        return []
-    import tomllib  # late, for the same reason
-
-    try:
-        tables = tomllib.loads(data.decode())
-    except ValueError as error:
-        raise PluginError(f"cannot read {path}: {error}; it may name plugins in [tool.constellation]") from error
-    tool = tables.get("tool", {})
-    own = tool.get("constellation", {}) if isinstance(tool, dict) else {}
-    names = own.get("plugins", []) if isinstance(own, dict) else own
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise PluginError(f"cannot use [tool.constellation] plugins = {names!r} in {path}: expected a list of names")
-    return names
+def _versions() -> str:
+    only = OLDEST_CONTRACT == CONTRACT_VERSION
+    return f"version {CONTRACT_VERSION}" if only else f"versions {OLDEST_CONTRACT} to {CONTRACT_VERSION}"
 
 
-def _scan() -> dict[str, _Found]:
-    # The package and not the standard library's module: it is the same on all versions of Python that we run on.
-    import importlib_metadata  # late: importing it and scanning cost more than the rest of the start
-
-    found: dict[str, _Found] = {}
-    for point in importlib_metadata.entry_points(group=GROUP):
-        distribution = f"{point.dist.name} {point.dist.version}" if point.dist is not None else ""
-        if point.name in found and found[point.name][:2] != (point.value, distribution):
-            raise PluginError(_conflict("plugin", point.name, found[point.name][1], distribution))
-        found[point.name] = (point.value, distribution, point.load)
-    return found
-
-
-def own_version() -> str:
-    """Say which version of constellation is installed."""
-    import importlib_metadata  # late, as above
-
-    try:
-        return importlib_metadata.version(GROUP)
-    except importlib_metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    import difflib  # late: for an error only
-
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    names = ", ".join(sorted(known)) or "none"
-    if kind == "plugin":
-        hint = f"install the package that has it, such as `pip install constellation-{name}`, or name a module as pkg.module"
-    else:
-        hint = "enable the plugin that offers it with --plugin, or install it with `pip install` first"
-    return f"unknown {kind} {name!r}{_near(name, known)}; found: {names}; {hint}"
-
-
-def _conflict(kind: str, name: str, first: str, second: str) -> str:
-    return f"two plugins claim the {kind} {name!r}: {first!r} and {second!r}; enable only one of them"
-
-
-def _where(source: tuple[str, str, str]) -> str:
-    return f"{source[0]} {source[1]}, {source[2]}" if source[2] else f"{source[0]} {source[1]}"
+def _matching(source: Source, contract: object) -> str:
+    other = source.package or "version of the plugin"
+    if isinstance(contract, int) and contract > CONTRACT_VERSION:
+        return f"a newer constellation, or an older {other}"
+    return f"a newer {other}, or an older constellation"
 
 
 def _one_line(error: BaseException) -> str:
     return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-
-
-def _place_of_raise(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "an unknown place"
 
 
 def _to_stderr(text: str) -> None:

@@ -41,6 +41,14 @@ class Role(NamedTuple):
         return f"{_SCHEME}{self.kind}/{self.name}"
 
 
+class Identity(NamedTuple):
+    """What a process needs to prove its role: a certificate, its key, and the authority that the peer's must come from."""
+
+    certificate_pem: str
+    key_pem: str
+    authority_pem: str
+
+
 def is_name(text: str) -> bool:
     """Whether a text may be the name in a role."""
     return _NAME.fullmatch(text) is not None

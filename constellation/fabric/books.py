@@ -26,9 +26,8 @@ class Process:
     """A process on the computer that runs it, from the moment in which it is forked until its certificate is written."""
 
     __slots__ = (
-        "connection", "draining", "exception", "fault", "function", "is_alive", "is_attached", "is_ready", "key", "number",
-        "order", "os_pid", "outputs", "parent", "pid", "pidfd", "place", "reaped", "resources", "tail", "template",
-        "undelivered",
+        "connection", "exception", "fault", "function", "is_alive", "is_attached", "is_ready", "key", "number", "order",
+        "os_pid", "outputs", "parent", "pid", "pidfd", "place", "reaped", "resources", "tail", "template", "undelivered",
     )  # fmt: skip
 
     def __init__(
@@ -55,8 +54,8 @@ class Process:
         self.reaped: tuple[int | None, int | None] | None = None
         """Code and signal, where the fabric itself has waited for it."""
         self.exception: tuple[str, str] | None = None
-        self.undelivered = 0
-        self.draining: list[str] = []
+        self.undelivered: tuple[str, ...] = ()
+        """Channels that it gives up delivering, in words."""
         self.fault: str | None = None
 
     def remember(self, data: bytes) -> None:
@@ -73,7 +72,7 @@ class Member:
     """A process as the coordinator sees it, from the moment in which it is placed until its end is known."""
 
     __slots__ = (
-        "computer", "function", "has_room", "is_alive", "is_asked", "is_attached", "is_ready", "key", "number", "parent",
+        "computer", "draining", "function", "has_room", "is_alive", "is_asked", "is_attached", "is_ready", "key", "number", "parent",
         "peers", "pid", "place", "resources", "spawner", "waiting_for_end", "watchers", "wish", "wishes",
     )  # fmt: skip
 
@@ -105,6 +104,8 @@ class Member:
         self.is_asked = False
         """Whether it has been asked to end, or killed."""
         self.is_attached = False
+        self.draining = ""
+        """What it still delivers, in words; empty: it has not returned, or has nothing left."""
         self.wishes: dict[int, None] = {}
         """Numbers of its spawns that are queued."""
         self.wish: Wish | None = None

@@ -76,6 +76,10 @@ class Bridge:
         if at_once:
             self._put(self._renderer.tick(now + PARTIAL_S))
 
+    def draining(self, process: Member) -> None:
+        """A process has returned and still delivers what it sent, since a while."""
+        self._put(self._renderer.draining(time.time(), process.pid, process.draining))
+
     def exited(self, status: ExitStatus, *, counts: bool = True) -> None:
         """A process has ended and its output has been read.
 

@@ -112,12 +112,21 @@ class Chronicle(Protocol):
         """A process has ended and its output has been told."""
         ...
 
+    def draining(self, member: Member) -> None:
+        """A process has returned and still delivers what it sent."""
+        ...
+
 
 class Room(Protocol):
     """The master as the coordinator of one deployment sees it: who gets room where."""
 
     @property
     def placement(self) -> Placement: ...
+
+    @property
+    def capacity(self) -> Resources:
+        """What all nodes together have."""
+        ...
 
     def count_from(self, number: int) -> None:
         """Give out only numbers above this one."""

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from constellation.core import messages
+from constellation.core import draining, messages
 from constellation.core.errors import PluginError
 from constellation.core.linklife import number_of
 from constellation.core.messages import Message
@@ -26,11 +26,15 @@ from constellation.core.status import ExitStatus
 from constellation.fabric.books import Member, Wish, close_fds
 from constellation.fabric.computer import Order
 from constellation.fabric.registry import Registry
+from constellation.fabric.why import Queue
 
 if TYPE_CHECKING:
     from constellation.fabric.computer import Chronicle, Computer, Room
     from constellation.fabric.loop import Loop, Timer
     from constellation.fabric.why import Why
+
+DRAINING_SHOWN_S = 1.0
+"""A process that drains for as long, since it said so, is shown: most are done within milliseconds."""
 
 STALL_S = 0.25
 """How long nobody must run, while spawns wait, before they are called stalled: a message may be on its way to somebody
@@ -91,6 +95,11 @@ class Coordinator:
     def others(self) -> list[Member]:
         """The same without the first one."""
         return [member for member in self._living.values() if member is not self.first]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._living)
 
     def is_idle(self) -> bool:
         """Whether no process is left."""
@@ -162,6 +171,8 @@ class Coordinator:
             case messages.LongWaits():
                 if self.why is not None:
                     self.why.told(member, message)
+            case messages.Draining():
+                self._drains(member, message)
             case messages.Register() | messages.Unregister() | messages.Whereis() | messages.Tie() | messages.Untie():
                 self._registry.on_message(member, message)
             case messages.Close(request, kill) if member is self.first:
@@ -473,6 +484,21 @@ class Coordinator:
             self._check_stall()
         else:
             self._master.placement.take_back(member.number)
+
+    def _drains(self, member: Member, message: messages.Draining) -> None:
+        is_first = not member.draining
+        member.draining = draining.describe_until(draining.from_fields(message.channels), message.linger)
+        if is_first and not message.is_over:
+            self._loop.call_later(DRAINING_SHOWN_S, lambda: self._bridge.draining(member) if member.is_alive else None)
+
+    def queue_of(self, member: Member) -> Queue | None:
+        """The spawns of a process that are queued, what there is, and who holds it; None: there are none."""
+        if not member.wishes:
+            return None
+        wishes = [self._wishes[number] for number in member.wishes]
+        wanted = [(wish.message.function, wish.resources) for wish in wishes]
+        holders = [(other.pid, other.resources) for other in self._living.values() if other.has_room]
+        return Queue(wanted, self._master.capacity, holders)
 
     def _check_stall(self) -> None:
         if self._wishes and self._stall_timer is None and self._master.placement.stalled():

@@ -190,7 +190,8 @@ class NodeDaemon:
                 [list(pair) for pair in self.settings.labels],
                 [
                     [part.deployment, list(part.specification), part.last_down]
-                    for part in self._parts.values() if not part.is_over
+                    for part in self._parts.values()
+                    if not part.is_over
                 ],
                 time.time(),
             )

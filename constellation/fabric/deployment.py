@@ -13,10 +13,12 @@ import resource
 import signal
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from constellation.core import messages
 from constellation.core.contracts import NodeView
+from constellation.core.door import Description
 from constellation.core.lifecycle import (
     Ending,
     EndingEvent,
@@ -35,10 +37,13 @@ from constellation.fabric import cgroups, keeper
 from constellation.fabric.books import Member, Process
 from constellation.fabric.bridge import Bridge
 from constellation.fabric.coordinator import Coordinator
+from constellation.fabric.door import Door
 from constellation.fabric.limits import Limits
 from constellation.fabric.master import Master
 from constellation.fabric.monitor import Monitor
 from constellation.fabric.node import Node
+from constellation.fabric.proc import command_of
+from constellation.fabric.sight import NOT_READ_S, Sight
 from constellation.fabric.signals import Signals
 from constellation.fabric.templates import Starter, Template
 from constellation.fabric.terminal import Terminal
@@ -74,10 +79,12 @@ class Deployment:
         self._ending = Ending(config["grace"])
         self._signals = Signals(loop)
         self._is_over = False
+        self._aside: Writer | None = None
+        self._are_joined = self._is_attached or _are_joined()
         form = config["format"] or "human"
         self._writer = Writer(self._outputs(form))
         loop.watch(self._writer.wake_fd, self._on_writer)
-        renderer = Renderer(form, colour=self._wants_colour(), joined=self._is_attached or _are_joined())
+        renderer = Renderer(form, colour=self._wants_colour(), joined=self._are_joined)
         self._bridge = Bridge(loop, renderer, self._writer, plugins)
         self._monitor = Monitor(loop, self._bridge.output, self._has_room)
         self._limits = self._make_limits(is_all=config["capacity"] is not None)
@@ -99,7 +106,8 @@ class Deployment:
             self._begin_again,
             self._say,
         )
-        self._why = self._coordinator.why = Why(loop, lambda: self._coordinator.living, self._say)
+        sight = Sight(self._node, self._monitor, self._writer)
+        self._why = self._coordinator.why = Why(loop, self._coordinator, sight.look, self._say)
         self._first = self._make_first(config["first"])
         self._terminal: Terminal | None = None
         if self._fds["pty"] >= 0:
@@ -112,6 +120,11 @@ class Deployment:
                 self._why.show,
                 self._has_room,
             )
+        self._began = time.time()
+        self._folder: str = config["cwd"]
+        self._door: Door | None = None
+        with contextlib.suppress(OSError):  # nobody can ask then, and all else goes on
+            self._door = Door(loop, self, os.getppid())
         loop.watch(self._fds["keeper"], self._on_keeper)
         self._start(config, file_limit)
 
@@ -261,7 +274,13 @@ class Deployment:
         return not self._writer.is_full
 
     def _say(self, line: str) -> None:
-        self._writer.put([(WORDS, line.encode())])
+        if self._writer.waited > NOT_READ_S and not self._are_joined:
+            # Nobody reads stdout, and what we say about it must not wait behind that.
+            if self._aside is None:
+                self._aside = Writer({WORDS: 2})
+            self._aside.put([(WORDS, line.encode(errors="backslashreplace"))])
+            return
+        self._writer.put([(WORDS, line.encode(errors="backslashreplace"))])
 
     def _step(self, event: EndingEvent) -> None:
         for effect in self._ending.step(event, now=self._loop.now()):
@@ -285,6 +304,28 @@ class Deployment:
         for member in self._coordinator.living:
             if not member.is_attached:
                 self._coordinator.kill(member, cause)
+
+    # The door
+
+    def describe(self, os_pid: int) -> Description:
+        """Say to who asks at the door which deployment this is, and whether it has a process or a role of that OS pid."""
+        first = self._first.os_pid
+        own = {os.getpid(), os.getppid(), *(process.os_pid for process in self._node.living)}
+        # Of an attached deployment the caller is the program; its template has a command line of ours.
+        program = command_of(first) if self._is_attached else self._program
+        return Description(
+            os.getppid(),
+            self._first.pid.hex(),
+            program,
+            self._folder,
+            self._began,
+            self._coordinator.count,
+            os_pid > 0 and os_pid in own,
+        )
+
+    def explain_waits(self) -> list[str]:
+        """Say to who asks at the door what each process waits for."""
+        return self._why.lines()
 
     def _begin_again(self, process: Process, message: messages.Begin, template_fd: int) -> None:
         """The first process begins a new deployment: a new name, a new template, an empty book."""
@@ -312,6 +353,8 @@ class Deployment:
     # Ending
 
     def _finish(self) -> int:
+        if self._door is not None:
+            self._door.close()
         keeper.sweep()
         self._limits.close()
         self._monitor.drain_all()
@@ -326,6 +369,8 @@ class Deployment:
             # The reader of stdout does not read; whoever asks us to end need not wait for it.
             if self._signals.take() & {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
                 break
+        if self._aside is not None:
+            self._aside.close(0.05)
         failure = self._writer.failure
         if failure is None or self._ending.exit_code is not None:
             return code

@@ -134,6 +134,10 @@ class Events:
             )
         )
 
+    def draining(self, member: Member) -> None:
+        """A process has returned and still delivers what it sent."""
+        self.write(events.draining(time.time(), member.pid, member.draining))
+
     def exited(self, status: ExitStatus) -> None:
         """A process has ended."""
         self.ends.setdefault((status.code, status.signal), status)
@@ -246,7 +250,7 @@ class Deployment:
         )
         self.room = ways.room(self)
         self.coordinator = Coordinator(loop, self.room, self.events, self.grace, self._on_change, self.say)
-        self._why = self.coordinator.why = Why(loop, lambda: self.coordinator.living, self.say)
+        self._why = self.coordinator.why = Why(loop, self.coordinator, lambda: ([], {}), self.say)
         self._recce = self.room.next_number()
         self._recce_node = 0
         self._first = 0

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from constellation.core.errors import ConstellationError
+from constellation.core.finding import Stated, refuse_different
 from constellation.core.plugins import make_plugin_manager
 from constellation.fabric.deployment import Deployment
 from constellation.fabric.loop import Loop
@@ -38,6 +39,7 @@ def main(config_fd: int) -> int:
     file_limit = raise_file_limit()
     try:
         plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
+        refuse_different([Stated(*each) for each in config.get("stated", ())], plugins.stated(), "the fabric")
         return Deployment(Loop(), config, plugins, file_limit).run()
     except ConstellationError as error:
         sys.stderr.write(f"constellation: {error}\n")

@@ -44,6 +44,11 @@ class Master:
         self.node = NodeView(node_id, node_name, whole, whole)
         self.placement.node_joined(self.node)
 
+    @property
+    def capacity(self) -> Resources:
+        """What all nodes have together."""
+        return self.node.capacity
+
     def count_from(self, number: int) -> None:
         """Give out only numbers above this one."""
         self._count = max(self._count, number)

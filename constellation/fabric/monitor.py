@@ -22,6 +22,8 @@ from constellation.fabric.loop import Loop
 
 _READ = 64 << 10
 _BATCH = 64
+_PIPE_BYTES = 64 << 10
+"""What a pipe holds."""
 
 
 class Monitor:
@@ -56,6 +58,10 @@ class Monitor:
             if not self._has_room():
                 self.pause()
                 return
+
+    def is_full(self, process: Process) -> bool:
+        """Whether a pipe of a process takes no more, or hardly."""
+        return any(_waiting_bytes(fd) > _PIPE_BYTES - select.PIPE_BUF for fd in process.outputs)
 
     def pause(self) -> None:
         """Read nothing until `resume`; the processes wait when their pipes are full."""

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from constellation.core import messages
+from constellation.core import draining, messages
 from constellation.core.lifecycle import KnownEnd, certificate, closing_words
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
@@ -135,20 +135,25 @@ class Node:
         self._on_connection_end(process, reason)
 
     def _on_message(self, process: Process, message: Message, fds: list[int]) -> None:
+        try:
+            self._handle(process, message, fds)
+        except ValueError as error:
+            self.cut_off(process, f"it sent a malformed {type(message).__name__}: {error}")
+        close_fds(fds)
+
+    def _handle(self, process: Process, message: Message, fds: list[int]) -> None:
         match message:
             case messages.Ready(os_pid):
                 self._ready(process, os_pid)
             case messages.Raised(name, text):
                 process.exception = (name, text)
-            case messages.Draining(names, undelivered):
-                process.draining = [str(name) for name in names]
-                process.undelivered = undelivered
+            case messages.Draining(channels, is_over=True):
+                process.undelivered = draining.describe(draining.from_fields(channels))
             case messages.Begin() if process is self.first and fds:
                 self._begin_again(process, message, fds.pop(0))
             case _:
                 if not self._events.said(process.key, message, fds):
                     self.cut_off(process, f"it sent {type(message).__name__}, which is not a process's to send")
-        close_fds(fds)
 
     def start(self, order: Order, payload: Sequence[int]) -> None:
         """Start a process. Takes the descriptors over."""

@@ -174,7 +174,7 @@ class Packets:
             message = self._schema.read(msgpack.unpackb(packet))
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             _close_all(fds)
-            self._end(f"it sent a malformed control message: {error}")
+            self._end(f"it sent a malformed {self._schema.name}: {error}")
             return False
         self._on_message(message, list(fds))
         return True

@@ -314,6 +314,7 @@ _MAY_SAY = (
     messages.Cancel,
     messages.Waiting,
     messages.LongWaits,
+    messages.Draining,
     messages.Register,
     messages.Unregister,
     messages.Whereis,

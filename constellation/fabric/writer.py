@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -33,6 +34,8 @@ class Writer:
             outputs: Where to write what is meant for 1 and for 2, by that number.
         """
         self.failure: OSError | None = None
+        self.writes_to = 0
+        self._write_began: float | None = None
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._outputs = outputs
         self._dead: set[int] = set()
@@ -46,6 +49,17 @@ class Writer:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._thread.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that are queued."""
+        return self._bytes
+
+    @property
+    def waited(self) -> float:
+        """For how many seconds the write that is under way has waited for its reader; 0 where there is none."""
+        began = self._write_began
+        return 0.0 if began is None else time.monotonic() - began
 
     @property
     def is_full(self) -> bool:
@@ -100,17 +114,20 @@ class Writer:
         while view:
             done = len(view)
             if number not in self._dead:
+                self.writes_to = number
+                self._write_began = time.monotonic() if self._write_began is None else self._write_began
                 try:
                     done = os.write(self._outputs[number], view[: 64 << 10])
                 except BlockingIOError:
                     # Somebody who shares the open file description has made it non-blocking.
                     self._wait_for_room(self._outputs[number])
-                    continue
+                    continue  # and the wait goes on
                 except OSError as error:
                     self._dead.add(number)
                     if number == 1:
                         self.failure = error
                         os.eventfd_write(self.wake_fd, 1)
+            self._write_began = None
             view = view[done:]
             with self._changed:
                 self._bytes -= done

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Generator, Sized
 from time import perf_counter, process_time
@@ -30,6 +31,9 @@ _FAIR = 0.001
 """Seconds after which an await that is ready yields to the loop all the same."""
 
 _LOOK_AFTER = settings.LONG_WAIT + 0.05
+
+_LONGEST_PAUSE = 30.0
+"""Between two looks at a loop whose awaits wait for long and in which something else goes on: a look wakes the process."""
 
 _last_yield = 0.0
 
@@ -127,6 +131,10 @@ class _Parked:
     """The awaits of one loop that are parked; tells of those that have been for long (`process/waits.py`).
 
     One timer per loop, and only while there are any: an await itself costs two entries in a dict.
+
+    Whether only other processes can end the waits is a fact of the whole loop, and it is *judged* at a look: nothing else
+    may be going on in it. As soon as one await goes on, its task may do anything, so the judgement is withdrawn then, and
+    given anew at a later look. Looks at a loop in which something else is going on become rare.
     """
 
     def __init__(
@@ -134,44 +142,69 @@ class _Parked:
         reactor: Reactor,
         call_later: Callable[[float, Callable[[], object]], object],
         place_of: Callable[[Any], str],
-        is_idle: Callable[[int], bool],
+        is_idle: Callable[[], bool],
     ) -> None:
         self._reactor = reactor
         self._call_later = call_later
         self._place_of = place_of
         self._is_idle = is_idle
+        self._thread = _thread.get_ident()
         self._parked: dict[Operation[Any], tuple[Any, float]] = {}
         self._told: set[Operation[Any]] = set()
+        self._judged = False
+        self._pause = _LOOK_AFTER
         self._is_timed = False
 
     def add(self, operation: Operation[Any], task: Any) -> None:
         """A task has been parked."""
         self._parked[operation] = (task, perf_counter())
         if not self._is_timed:
-            self._is_timed = True
-            self._call_later(_LOOK_AFTER, self._look)
+            self._look_in(_LOOK_AFTER)
 
     def remove(self, operation: Operation[Any]) -> None:
         """It goes on."""
         self._parked.pop(operation, None)
-        if operation in self._told:
+        if self._told:
+            self._went_on(operation)
+
+    def _went_on(self, operation: Operation[Any]) -> None:
+        waits = self._reactor.waits
+        if waits is None:
+            return
+        self._pause = _LOOK_AFTER
+        is_told = operation in self._told
+        if is_told:
             self._told.discard(operation)
-            if self._reactor.waits is not None:
-                self._reactor.waits.end(operation)
+            waits.end(operation)
+        if self._told and self._judged:
+            waits.judge(self._told, is_endless=False)
+        self._judged = False
+        if self._told and not self._is_timed:
+            self._look_in(_LOOK_AFTER)
+
+    def _look_in(self, seconds: float) -> None:
+        self._is_timed = True
+        self._call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._is_timed = False
         waits, now = self._reactor.waits, perf_counter()
-        if self._reactor.stopped or waits is None:
+        if self._reactor.stopped or waits is None or not self._parked:
             return
-        is_endless = self._is_idle(len(self._parked))
+        is_idle = self._is_idle()
+        if self._judged != is_idle and self._told:
+            waits.judge(self._told, is_endless=is_idle)
+        self._judged = is_idle
         for operation, (task, since) in self._parked.items():
             if operation not in self._told and now - since >= settings.LONG_WAIT:
                 self._told.add(operation)
-                waits.begin(operation, operation.explain(), self._place_of(task), now - since, is_endless=is_endless)
+                waited = now - since
+                waits.begin(operation, self._thread, operation, self._place_of(task), waited, is_endless=is_idle)
         if len(self._told) < len(self._parked):
-            self._is_timed = True
-            self._call_later(_LOOK_AFTER, self._look)
+            self._look_in(_LOOK_AFTER)
+        elif not is_idle:
+            self._look_in(self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 class _AsyncioWatcher:
@@ -184,6 +217,7 @@ class _AsyncioWatcher:
         self._waiting = 0
         self._armed = False
         self._patience = _Patience(reactor)
+        self._patience_timer: asyncio.TimerHandle | None = None
         self._parked = _Parked(reactor, loop.call_later, place_of_task, self._is_idle)
         self._score = 4
         self._turns = 0
@@ -239,14 +273,18 @@ class _AsyncioWatcher:
             self._parked.remove(operation)
             self._leave()
 
-    def _is_idle(self, parked: int) -> bool:
-        """Whether nothing else is going on in the loop, as far as it can be seen; if it cannot, something is."""
+    def _is_idle(self) -> bool:
+        """Whether nothing but our operations can make this loop go on; if that cannot be seen, something can.
+
+        Its other tasks do not matter: without a timer, a descriptor or a callback that is due, nothing wakes them either.
+        """
         loop: Any = self._loop
         try:
-            others = len(loop._selector.get_map()) - 2  # the loop's own pipe, and the reactor's epoll
-            return not loop._scheduled and others <= 0 and len(asyncio.all_tasks(loop)) == parked
+            if loop._ready or loop._selector.get_map().keys() - {loop._ssock.fileno(), self._reactor.epoll.fileno()}:
+                return False
+            return all(timer.cancelled() or timer is self._patience_timer for timer in loop._scheduled)
         except AttributeError:
-            return False
+            return False  # uvloop shows none of it
 
     def _enter(self) -> None:
         self._waiting += 1
@@ -270,7 +308,7 @@ class _AsyncioWatcher:
             if look() and self._waiting:
                 self._patience.begin(self._look_later)
 
-        self._loop.call_later(settings.PATIENCE, again)
+        self._patience_timer = self._loop.call_later(settings.PATIENCE, again)
 
     def _on_readable(self) -> None:
         self._patience.end()
@@ -294,7 +332,7 @@ class _TrioWatcher:
         self._waiting = 0
         self._armed = False
         self._patience = _Patience(reactor)
-        self._parked = _Parked(reactor, self._call_later, place_of_trio_task, lambda _parked: False)
+        self._parked = _Parked(reactor, self._call_later, place_of_trio_task, self._is_idle)
         self._on_end = on_end
 
     def park(self, operation: Operation[Any]) -> Generator[Any, Any, None]:
@@ -358,6 +396,20 @@ class _TrioWatcher:
         self._patience.end()
         if self._waiting:
             self._patience.begin(self._look_later)
+
+    def _is_idle(self) -> bool:
+        """As for asyncio. The run's own wake-up and our watcher are all that waits to read."""
+        runner: Any = getattr(self._trio._core._run.GLOBAL_RUN_CONTEXT, "runner", None)
+        if getattr(runner, "is_guest", True):
+            return False  # another loop carries this one
+        now = self._trio.lowlevel.current_statistics()
+        return bool(
+            not now.tasks_runnable
+            and not now.run_sync_soon_queue_size
+            and now.seconds_to_next_deadline == math.inf
+            and now.io_statistics.tasks_waiting_read == 1 + self._armed
+            and not now.io_statistics.tasks_waiting_write
+        )
 
     def _call_later(self, seconds: float, call: Callable[[], object]) -> None:
         async def wait() -> None:

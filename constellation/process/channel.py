@@ -28,6 +28,8 @@ from constellation.process.outgoing import QUEUED, SCALAR_BYTES, SCALARS, STARTE
 if TYPE_CHECKING:
     from typing import Self
 
+    from constellation.core.contracts import Codec
+    from constellation.core.why import Need
     from constellation.process.peer import Peer
     from constellation.process.runtime import Runtime
 
@@ -179,6 +181,7 @@ class Sender(_End, Generic[T]):
             self._refuse()
         if not channel.number:
             channel.stated_type = _stated(self)
+            channel.encode_by(_codec(self))
             channel.prepare()
         return channel
 
@@ -290,6 +293,10 @@ class _Send(Operation[None]):
         which = f" on {end._name!r}" if end._name else ""
         return f"send to {end.pid}{which}"
 
+    def need(self) -> Need:
+        end: _End | None = self._end
+        return None if end is None else end.pid.to_bytes()
+
 
 class Receiver(_End, Generic[T]):
     """The receiving end of an ordered, typed, one-way channel from another process.
@@ -363,6 +370,7 @@ class Receiver(_End, Generic[T]):
             self._refuse()
         if not channel.used:
             channel.stated_type = _stated(self)
+            channel.decode_by(_codec(self))
             channel.post()
         return channel
 
@@ -501,6 +509,10 @@ class _Recv(Operation[T]):
         which = f" on {end._name!r}" if end._name else ""
         return f"recv from {end.pid}{which}"
 
+    def need(self) -> Need:
+        end: _End | None = self._end
+        return None if end is None else end.pid.to_bytes()
+
 
 def _stated(end: _End) -> str:
     """The type that an end states, as canonical text; empty where it states none, or one that matches all."""
@@ -508,6 +520,15 @@ def _stated(end: _End) -> str:
     if made is None:
         return ""
     return type_text(typing.get_args(made)[0])
+
+
+def _codec(end: _End) -> Codec | None:
+    """What encodes and decodes values as the type that an end states, where its serializer looks at types."""
+    for_type = getattr(end._runtime.serializer, "for_type", None)
+    if for_type is None or not _stated(end):
+        return None
+    codec: Codec = for_type(typing.get_args(getattr(end, "__orig_class__", None))[0])
+    return codec
 
 
 def type_text(stated: Any) -> str:

@@ -7,9 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from constellation.core import settings
+from constellation.core import enabling, settings
 from constellation.core.errors import UsageError
-from constellation.core.plugins import configured_plugins
 from constellation.core.resources import Resources, parse_mem
 
 FORMATS = ("human", "json", "raw")
@@ -25,11 +24,12 @@ def read(environ: Mapping[str, str], cwd: str, plugins: Sequence[str], capacity:
         capacity: What the program gives; the environment's is for a program that gives none.
 
     Returns:
-        The keys format, capacity, plugins, plugin_options, grace, linger and credit of the fabric's configuration.
+        The keys format, capacity, plugins, plugin_options, transport, serializer, scheduler, grace, linger and credit of the
+        fabric's configuration.
 
     Raises:
         UsageError: A value cannot be used; says which, and what is expected.
-        PluginError: pyproject.toml names plugins in a way that cannot be read.
+        PluginError: pyproject.toml speaks of plugins in a way that cannot be read.
     """
     given = _parse(
         environ,
@@ -40,14 +40,15 @@ def read(environ: Mapping[str, str], cwd: str, plugins: Sequence[str], capacity:
     )
     if capacity is not None:
         given = capacity.to_fields()
+    found = enabling.look(cwd, environ)
+    names = list(dict.fromkeys([*plugins, *found.names]))
     seconds = "seconds as a number, not below zero"
     return {
         "format": _parse(environ, "CONSTELLATION_FORMAT", _format, None, " or ".join(FORMATS)),
         "capacity": given,
-        "plugins": list(dict.fromkeys([*plugins, *configured_plugins(cwd, environ)])),
-        "plugin_options": _parse(
-            environ, "CONSTELLATION_PLUGIN_OPTIONS", _options, {}, "a JSON object of NAME.KEY and texts"
-        ),
+        "plugins": names,
+        "plugin_options": found.options_of(names),
+        **{kind: found.choices.get(kind) for kind in enabling.CHOICES},
         "grace": _parse(environ, "CONSTELLATION_GRACE", _seconds, settings.GRACE, seconds),
         "linger": _parse(environ, "CONSTELLATION_LINGER", _seconds, settings.LINGER, seconds),
         "credit": _parse(
@@ -77,13 +78,6 @@ def _capacity(text: str) -> list[Any]:
     if not isinstance(fields, list):
         raise ValueError(text)  # noqa: TRY004  # caught above, as a value that cannot be used
     return Resources.from_fields(fields).to_fields()
-
-
-def _options(text: str) -> dict[str, str]:
-    options = json.loads(text)
-    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
-        raise ValueError(text)
-    return options
 
 
 def _seconds(text: str) -> float:

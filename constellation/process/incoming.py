@@ -16,6 +16,8 @@ from constellation.core.errors import ChannelClosed, TypeMismatch
 from constellation.process.memory import BytesRoom
 
 if TYPE_CHECKING:
+    from constellation.core.contracts import Codec
+    from constellation.core.why import Need
     from constellation.process.peer import Peer
 
 LARGE = -1
@@ -61,15 +63,15 @@ class Assembly:
             at -= len(view)
         raise framing.FrameError(f"a chunk of {length} bytes that does not fit its value")
 
-    def finish(self, decode: Callable[[Any], Any]) -> Any:
+    def finish(self, decode: Callable[[Any], Any], check: Callable[[Any], None] | None) -> Any:
         """The value; the same each time."""
         if self._value is NOTHING:
-            if self._what == framing.BYTES:
-                self._value = self._rooms[0].finish()
-            elif self._what == framing.ENCODED:
+            if self._what == framing.ENCODED:
                 self._value = decode(self._rooms)
             else:
-                self._value = self._rooms[0]
+                self._value = self._rooms[0].finish() if self._what == framing.BYTES else self._rooms[0]
+        if check is not None and self._what != framing.ENCODED:
+            check(self._value)
         return self._value
 
 
@@ -77,7 +79,7 @@ class Incoming:
     """One incarnation of a channel, at its receiver."""
 
     __slots__ = (
-        "_assembly", "_decode", "_lock", "_reported", "_want", "_widened", "discarding", "ended", "filled", "granted",
+        "_assembly", "_check_raw", "_decode", "_lock", "_reported", "_want", "_widened", "discarding", "ended", "filled", "granted",
         "incarnation", "mismatched", "name", "number", "peer", "queue", "received", "sender_type", "stated_type", "taken", "used",
         "values", "waiters", "window",
     )  # fmt: skip
@@ -103,6 +105,13 @@ class Incoming:
         self._widened = 0  # bytes of the budget
         self._lock = peer.lock  # one order of locks: what is taken may be reported in the same breath
         self._decode = peer.runtime.serializer.decode
+        self._check_raw: Callable[[Any], None] | None = None
+
+    def decode_by(self, codec: Codec | None) -> None:
+        """The type of the values is known: they are decoded and checked as such. Before the first one."""
+        if codec is not None:
+            self._decode = codec.decode
+            self._check_raw = codec.check
 
     # Taking
 
@@ -129,11 +138,17 @@ class Incoming:
                 raise self._mismatch()
             entry = queue[0]
             kind, payload, size = entry
-            if kind == _RAW:
+            if kind == _RAW and self._check_raw is None:
                 value = payload
             else:
                 try:
-                    value = payload.finish(self._decode) if kind == LARGE else self._decode((payload,))
+                    if kind == LARGE:
+                        value = payload.finish(self._decode, self._check_raw)
+                    elif kind == _RAW:
+                        value = payload
+                        self._check_raw(value)  # type: ignore[misc]  # not None, see above
+                    else:
+                        value = self._decode((payload,))
                 except Exception:
                     if queue and queue[0] is entry:
                         del queue[0]
@@ -185,6 +200,10 @@ class Incoming:
         """What a recv waits for."""
         which = f" on {self.name!r}" if self.name else ""
         return f"recv from {self.peer.pid}{which}"
+
+    def need(self) -> Need:
+        """Whose doing can end that."""
+        return self.peer.pid.to_bytes()
 
     def give_back(self, value: Any) -> None:
         """A value that was taken for an operation that did not end: it is the next one again."""

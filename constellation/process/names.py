@@ -14,6 +14,7 @@ from constellation.core.errors import ConstellationError, InternalError, UsageEr
 from constellation.core.messages import Done, Found, Message, Register, Tie, Unregister, Untie, Whereis
 from constellation.core.pid import Pid
 from constellation.core.settings import LARGEST_NAME
+from constellation.core.why import ANYONE, Need
 from constellation.process import runtime as runtimes
 from constellation.process.operations import Operation
 from constellation.process.requests import _Asking
@@ -24,10 +25,13 @@ T = TypeVar("T")
 class _Ask(_Asking[T]):
     """One question to the registry of the node."""
 
-    __slots__ = ("_message", "_take", "_words")
+    __slots__ = ("_message", "_need", "_take", "_words")
 
-    def __init__(self, message: Callable[[int], Message], take: Callable[[Message], T], words: str) -> None:
+    def __init__(
+        self, message: Callable[[int], Message], take: Callable[[Message], T], words: str, need: Need = None
+    ) -> None:
         super().__init__(runtimes.current())
+        self._need = need
         self._message = message
         self._take = take
         self._words = words
@@ -43,6 +47,9 @@ class _Ask(_Asking[T]):
 
     def describe(self) -> str:
         return self._words
+
+    def need(self) -> Need:
+        return self._need
 
 
 def _nothing(answer: Message) -> None:
@@ -123,7 +130,7 @@ def whereis(name: str) -> Operation[Pid]:
         TypeError, UsageError: As for `register`.
     """
     check_name(name)
-    return _Ask(lambda number: Whereis(number, name, True), _somebody, f"whereis of {name!r}")
+    return _Ask(lambda number: Whereis(number, name, True), _somebody, f"whereis of {name!r}", ANYONE)
 
 
 def try_whereis(name: str) -> Operation[Pid | None]:

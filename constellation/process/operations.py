@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overloa
 
 from constellation.core.errors import UsageError
 from constellation.core.settings import LONG_WAIT, LONGEST_POLL
+from constellation.core.why import ALL, ANY
 
 if TYPE_CHECKING:
+    from constellation.core.why import Need
     from constellation.process.runtime import Runtime
 
 T = TypeVar("T")
@@ -83,6 +85,10 @@ class Operation(Generic[T]):
     def explain(self) -> str:
         """What it waits for. Internal."""
         return self.describe()
+
+    def need(self) -> Need:
+        """Whose doing can end the wait (core/why.py). Internal."""
+        return None
 
     # Running
 
@@ -181,7 +187,7 @@ def wait(operation: Operation[Any], runtime: Runtime, timeout: float | None) -> 
             if seconds > 0:
                 touched.acquire(True, seconds)
         elif not touched.acquire(True, LONG_WAIT) and waits is not None:
-            waits.begin(me, operation.explain(), waits.place_of_thread(me), LONG_WAIT, is_endless=seconds is None)
+            waits.begin(me, me, operation, waits.place_of_thread(me), LONG_WAIT, is_endless=seconds is None)
             try:
                 touched.acquire(True, -1 if seconds is None else min(seconds - LONG_WAIT, LONGEST_POLL))
             finally:
@@ -293,6 +299,9 @@ class _Select(_Many[tuple[int, Any]]):
     def describe(self) -> str:
         return f"select({', '.join(operation.describe() for operation in self._operations)})"
 
+    def need(self) -> Need:
+        return [ANY, *(operation.need() for operation in self._operations)]
+
 
 class _Join(_Many[list[Any]]):
     """All of several operations."""
@@ -323,6 +332,14 @@ class _Join(_Many[list[Any]]):
 
     def describe(self) -> str:
         return f"join({', '.join(operation.describe() for operation in self._operations)})"
+
+    def explain(self) -> str:
+        left = ", ".join(operation.explain() for operation in self._left)
+        done = len(self._operations) - len(self._left)
+        return f"join({left}{f', {done} done' if done else ''})"
+
+    def need(self) -> Need:
+        return [ALL, *(operation.need() for operation in self._left)]
 
 
 # Of one type, of two, of three; of more than that nobody tells them apart by their types.

@@ -25,7 +25,7 @@ from constellation.core import credit, framing, settings
 from constellation.core.errors import ChannelClosed, TypeMismatch
 
 if TYPE_CHECKING:
-    from constellation.core.contracts import Buffer
+    from constellation.core.contracts import Buffer, Codec
     from constellation.process.peer import Peer
     from constellation.process.wire import Wire
 
@@ -161,6 +161,8 @@ class Outgoing:
         self.waiters: list[Callable[[], None]] = []
         self._encode = peer.runtime.serializer.encode
         self._combines = getattr(peer.runtime.serializer, "takes_all_plain", False)
+        if hasattr(peer.runtime.serializer, "for_type"):
+            self._combines = False  # a value that is checked is checked by itself, whatever this end states
         self._alone = True  # False while a send of a select is offered, by the thread that has the lock
         self._accepted = self._sent = self._consumed = 0
         self._granted = settings.WINDOW
@@ -175,6 +177,11 @@ class Outgoing:
         self._since = self._last = 0.0
         self._streak = 0
         self._turn = -1
+
+    def encode_by(self, codec: Codec | None) -> None:
+        """The type of the values is known: they are encoded as such. Before the first one."""
+        if codec is not None:
+            self._encode = codec.encode
 
     # Accepting
 
@@ -522,6 +529,12 @@ class Outgoing:
     def is_drained(self) -> bool:
         """Whether all that was accepted has been given to the wire, or nobody will take it."""
         return self.over is not None or not (self._queue or self.combined or self._sealing or self._current)
+
+    @property
+    def held(self) -> int:
+        """Bytes that have been accepted and have not begun to leave, about; of a large value that is leaving all."""
+        current = self._current
+        return max(0, self._accepted - self._sent) + (0 if current is None else current.size)
 
     # Ending
 

@@ -49,6 +49,7 @@ from constellation.core import settings
 from constellation.core.errors import ConstellationError
 
 if TYPE_CHECKING:
+    from constellation.core.why import Need
     from constellation.process.waits import Waits
     from constellation.process.wire import Wire
 
@@ -98,6 +99,10 @@ class Pollable(Protocol):
 
     def explain(self) -> str:
         """What is waited for, in words."""
+        ...
+
+    def need(self) -> Need:
+        """Whose doing can end the wait (core/why.py)."""
         ...
 
 
@@ -362,7 +367,7 @@ class Reactor:
             if events or waits is None or (left is not None and left <= settings.LONG_WAIT):
                 return events
             waited = settings.PATIENCE + settings.LONG_WAIT
-            waits.begin(me, operation.explain(), waits.place_of_thread(me), waited, is_endless=left is None)
+            waits.begin(me, me, operation, waits.place_of_thread(me), waited, is_endless=left is None)
             return self.poll_once(None if left is None else min(left - settings.LONG_WAIT, settings.LONGEST_POLL))
         finally:
             if waits is not None:

@@ -24,10 +24,12 @@ from constellation.core.pid import Pid
 from constellation.core.resources import Resources
 from constellation.core.settings import GRACE
 from constellation.core.status import ExitStatus
+from constellation.core.why import ANYONE
 from constellation.process import runtime as runtimes
 from constellation.process.operations import FRESH, Operation, Source, wait
 
 if TYPE_CHECKING:
+    from constellation.core.why import Need
     from constellation.process.control import Request
     from constellation.process.runtime import Runtime
 
@@ -179,6 +181,9 @@ class _Spawn(_Asking[Pid]):
     def describe(self) -> str:
         return f"spawn of {self._function}"
 
+    def need(self) -> Need:
+        return ANYONE  # whoever gives room back; the node counts one that is being forked as no rest
+
 
 class _AwaitEnd(_Asking[ExitStatus]):
     __slots__ = ("_message", "_of")
@@ -202,11 +207,14 @@ class _AwaitEnd(_Asking[ExitStatus]):
         verb = "kill" if isinstance(self._message(0), Kill) else "watch"
         return f"{verb} of {self._of}"
 
+    def need(self) -> Need:
+        return None if isinstance(self._message(0), Kill) else self._of.to_bytes()
+
 
 class CallOperation(_Asking[None]):
     """A question whose answer only says that it is done."""
 
-    __slots__ = ("_answer", "_message", "_words")
+    __slots__ = ("_answer", "_message", "_need", "_words")
 
     def __init__(
         self,
@@ -214,8 +222,10 @@ class CallOperation(_Asking[None]):
         message: Callable[[int], tuple[Message, tuple[int, ...]]],
         answer: type[Any],
         words: str,
+        need: Need = None,
     ) -> None:
         super().__init__(runtime)
+        self._need = need
         self._message = message
         self._answer = answer
         self._words = words
@@ -229,6 +239,9 @@ class CallOperation(_Asking[None]):
 
     def describe(self) -> str:
         return self._words
+
+    def need(self) -> Need:
+        return self._need
 
 
 def function_name(fn: Any) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from constellation.core import settings, why
+from constellation.core import draining, settings, why
+from constellation.core.draining import Held
 from constellation.core.errors import UsageError
 from constellation.core.messages import (
     Begin,
@@ -39,25 +40,35 @@ from constellation.process.waits import Waits
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Serializer, Transport
+    from constellation.core.plugins import Plugins
     from constellation.core.resources import Resources
-    from constellation.core.why import Wait
+    from constellation.core.why import Need, Wait
     from constellation.process.incoming import Incoming
     from constellation.process.operations import Operation
 
 _installed: Runtime | None = None
-_chosen: tuple[object, Transport, Serializer] | None = None
+_plugins: tuple[object, Plugins] | None = None
+
+
+def plugins_of(config: dict[str, Any]) -> Plugins:
+    """Give the plugins of a deployment; made once per template, before it forks.
+
+    Raises:
+        PluginError: One is unknown or broken, or an option cannot be used.
+    """
+    global _plugins  # inherited by every process that the template forks
+    wanted = (tuple(config["plugins"]), dict(config["plugin_options"]))
+    if _plugins is None or _plugins[0] != wanted:
+        from constellation.core.plugins import make_plugin_manager  # not in a spawned process
+
+        _plugins = (wanted, make_plugin_manager(config["plugins"], config["plugin_options"]))
+    return _plugins[1]
 
 
 def prepare(config: dict[str, Any]) -> tuple[Transport, Serializer]:
     """Load the transport and the serializer of a deployment; once per template, before it forks."""
-    global _chosen  # inherited by every process that the template forks
-    wanted = (config["transport"], config["serializer"], tuple(config["plugins"]))
-    if _chosen is None or _chosen[0] != wanted:
-        from constellation.core.plugins import make_plugin_manager  # not in a spawned process
-
-        plugins = make_plugin_manager(config["plugins"], config["plugin_options"])
-        _chosen = (wanted, plugins.transport(config["transport"]), plugins.serializer(config["serializer"]))
-    return _chosen[1], _chosen[2]
+    plugins = plugins_of(config)
+    return plugins.transport(config["transport"]), plugins.serializer(config["serializer"])
 
 
 class Runtime:
@@ -181,13 +192,13 @@ class Runtime:
         if self.control.is_open and not self.is_foreign:
             self.control.send(Raised(kind[:200], text[:4000]))
 
-    def leave(self, linger: float) -> list[str]:
+    def leave(self, linger: float) -> list[Held]:
         """Deliver what has been sent: drive until every peer has taken it in, closed or died.
 
         Must be called in the main thread. Blocks, at most ``linger`` seconds.
 
         Returns:
-            The channels that still hold something, by name.
+            The channels that still hold something.
         """
         if self.is_foreign or self.reactor.stopped:
             return []
@@ -197,20 +208,26 @@ class Runtime:
             peer.ask_flush()
         waiting = _Delivered(peers)
         if not waiting.poll():
-            told = min(linger, _TELL_AFTER)
-            if not self.reactor.drive(waiting, perf_counter() + told) and linger > told:
-                self.control.send(Draining(_names(waiting.left()), 0))
-                self.reactor.drive(waiting, perf_counter() + linger - told)
-        names = _names(waiting.left())
-        if names:
-            self.control.send(Draining(names, len(names)))
-        return names
+            end = perf_counter() + linger
+            again = perf_counter() + _TELL_AFTER
+            while not self.reactor.drive(waiting, min(again, end)) and perf_counter() < end:
+                again = perf_counter() + _TELL_AGAIN
+                self._tell_draining(_held(waiting.left()), linger, is_over=False)
+        held = _held(waiting.left())
+        if held:
+            self._tell_draining(held, linger, is_over=True)
+        return held
+
+    def _tell_draining(self, held: list[Held], linger: float, *, is_over: bool) -> None:
+        if self.control.is_open:
+            self.control.send(Draining(draining.to_fields(held), linger, is_over))
 
     def close_deployment(self, kill: bool) -> Operation[None]:
         """An operation: end the deployment; the others are killed, or waited for."""
         from constellation.process.requests import CallOperation  # a cycle otherwise
 
-        return CallOperation(self, lambda number: (Close(number, kill), ()), Closed, "close the deployment")
+        words, need = ("the end of all other processes", why.EVERYONE) if not kill else ("close()", None)
+        return CallOperation(self, lambda number: (Close(number, kill), ()), Closed, words, need)
 
     def begin_deployment(self, message: Callable[[int], Begin], template: int) -> Operation[None]:
         """An operation: a new deployment on the same fabric, with a template of its own."""
@@ -244,17 +261,26 @@ class _Delivered:
         return not self._peers
 
     def explain(self) -> str:
-        return f"the delivery of {', '.join(_names(self.left()))}"
+        return f"the delivery of {', '.join(draining.describe(_held(self.left())))}"
+
+    def need(self) -> Need:
+        """It ends by itself, after `linger`."""
+        return None
 
 
 _TELL_AFTER = 0.2
 """Seconds of draining before the node is told, so that it can be shown."""
 
+_TELL_AGAIN = 1.0
+"""Then it is told of what is left."""
 
-def _names(peers: list[Peer]) -> list[str]:
-    return sorted(
-        f"{channel.name or 'channel'} to {peer.pid}" for peer in peers for channel in peer.undrained()
-    ) or sorted(f"channel to {peer.pid}" for peer in peers)
+
+def _held(peers: list[Peer]) -> list[Held]:
+    held = []
+    for peer in peers:
+        channels = [Held(channel.name, peer.pid, channel.held) for channel in peer.undrained()]
+        held += channels or [Held("", peer.pid, 0)]  # all has left, and is not acknowledged
+    return held
 
 
 # The one of this process

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from constellation.core.errors import ConstellationError, Infeasible, InternalError, UsageError
+from constellation.core.finding import Stated
 from constellation.core.messages import Begin, Closed
 from constellation.core.pid import Pid
-from constellation.core.plugins import make_plugin_manager
 from constellation.core.resources import Resources
 from constellation.process import environment, forked, life, runtime, surroundings, template
 from constellation.process.reactor import prepare_signals
@@ -70,6 +70,11 @@ class Deployment:
 
     def __repr__(self) -> str:
         return f"<Deployment of {self._runtime.pid}, {'open' if self._is_open else 'closed'}>"
+
+    @property
+    def plugins(self) -> tuple[Stated, ...]:
+        """The plugins that are enabled by name, each with the package and the version that brought it; in order."""
+        return tuple(Stated(*each) for each in self._runtime.config["stated"])
 
     def __enter__(self) -> Self:
         return self
@@ -170,18 +175,20 @@ def init(
     settings = environment.read(os.environ, os.getcwd(), plugins, capacity)
     if settings["capacity"] is not None and not is_template:
         _check_room(resources, Resources.from_fields(settings["capacity"]))
+    named = {"transport": transport, "serializer": serializer, "scheduler": scheduler}
     config = {
         **settings,
-        "scheduler": scheduler,
-        "transport": transport,
-        "serializer": serializer,
+        **{kind: name for kind, name in named.items() if name is not None},
         "sys_path": sys.path,
         "cwd": os.getcwd(),
         "node": NODE,
         "node_id": NODE_ID,
+        "stated": [],
     }
-    if scheduler is not None:
-        make_plugin_manager(settings["plugins"], settings["plugin_options"]).scheduler(scheduler)
+    if config["scheduler"] is not None or config["plugins"]:
+        made = runtime.plugins_of(config)
+        made.scheduler(config["scheduler"])
+        config["stated"] = [list(each) for each in made.stated()]
     found = surroundings.look()
     # A program that is run again stops at its first init(): for a later one it would be a template of the past.
     runs_again = found.main is not None and not found.may_fork and _count == 0

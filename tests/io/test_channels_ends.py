@@ -122,6 +122,7 @@ def test_what_nobody_takes_ends_the_linger_and_stands_in_the_certificate(
 ) -> None:
     """More than the drain limit for a receiver that never receives: shown as draining, then as undelivered."""
     source = """
+        import constellation
         from constellation.core import settings
         settings.DRAIN_LIMIT, settings.BUDGET_FLOOR, settings.BUDGET_SHARE = 1 << 20, 0, 1000
         def child():
@@ -133,7 +134,7 @@ def test_what_nobody_takes_ends_the_linger_and_stands_in_the_certificate(
         pid = spawn(child).block()
         status = watch(pid).block(timeout=20)
         assert status.code == 0, status
-        assert status.cause == "undelivered: 1 channel", status
+        assert status.cause == f"undelivered: 1 channel to {constellation.pid()} ('results' 3.7 MiB)", status
         assert Receiver(pid, "small").recv().block() == "arrives"
     """
     passes(run_program, tmp_path, source, env={"CONSTELLATION_LINGER": "1"})
@@ -365,4 +366,4 @@ def test_the_undelivered_in_the_json_events(run_program: RunProgram, tmp_path: P
     ends = [json.loads(line) for line in result.stdout.splitlines()]
     ends = [event for event in ends if event["event"] == "exit"]
     assert ends[0]["code"] == 0
-    assert ends[0]["cause"] == "undelivered: 1 channel", ends
+    assert ends[0]["cause"].startswith("undelivered: 1 channel to "), ends

@@ -70,7 +70,7 @@ def test_version(leftovers: Leftovers, tmp_path: Path) -> None:
         (("run", "--plugin", "msgpak", "prog.py"), "constellation: unknown plugin 'msgpak'; did you mean 'msgpack'?"),
         (("run", "--mem", "much", "prog.py"), "constellation: cannot read mem='much': expected bytes"),
         (("run", "--nonsense", "prog.py"), "--nonsense"),
-        (("plugins", "--plugin", "no.such"), "constellation: cannot import plugin 'no.such'"),
+        (("plugins", "new", "Mine", "--kind", "news"), "constellation: cannot name a plugin 'Mine'"),
     ],
 )
 def test_wrong_use_exits_2_and_prints_no_traceback(

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from constellation.cli.main import cli
 from constellation.core.errors import ConstellationError
+from constellation.core.finding import own_version
 from constellation.core.resources import Resources
 
 
@@ -140,7 +141,7 @@ def test_bad_options_in_the_environment_are_named(program: Path, monkeypatch: py
     """The variable is named, because the user did not write it on this line."""
     monkeypatch.setenv("CONSTELLATION_PLUGIN_OPTIONS", "[]")
     words = refusal("run", "--plugin-option", "tcp.a=1", "prog.py")
-    assert "cannot read CONSTELLATION_PLUGIN_OPTIONS='[]': expected a JSON object" in words
+    assert "cannot use CONSTELLATION_PLUGIN_OPTIONS='[]': expected a JSON object" in words
 
 
 def test_plugins_add_commands(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,13 +167,18 @@ def test_plugins_add_commands(program: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "Greet." not in invoke("--help").output
 
 
+def test_choices_travel_in_variables(execed: list[Any]) -> None:
+    """--transport and its like are for programs that do not choose themselves."""
+    invoke("run", "--transport", "a", "--scheduler", "b", "prog.py")
+    assert execed[2] == {"CONSTELLATION_TRANSPORT": "a", "CONSTELLATION_SCHEDULER": "b"}
+
+
 def test_plugins_lists_a_table(program: Path) -> None:
-    """Each plugin has a line with what it provides."""
+    """Each plugin has a line: kind, package, version, what enables it, hooks, state."""
     lines = invoke("plugins").output.splitlines()
-    assert lines[0].split() == ["NAME", "ENABLED", "FROM", "MODULE", "PROVIDES"]
+    assert lines[0].split() == ["NAME", "KIND", "PACKAGE", "VERSION", "ENABLED", "BY", "HOOKS", "STATE"]
     [line] = [line for line in lines if line.startswith("bin_packing")]
-    assert line.split()[1] == "yes"
-    assert line.endswith("constellation.schedulers.bin_packing  scheduler bin_packing")
+    assert line.split()[1:] == ["scheduler", "constellation", own_version(), "default", "register_schedulers", "ok"]
 
 
 @pytest.mark.parametrize("words", [("plugins", "--json"), ("--format", "json", "plugins")])
@@ -180,5 +186,59 @@ def test_plugins_lists_json(program: Path, words: tuple[str, ...]) -> None:
     """The same as data."""
     listed = {line["name"]: line for line in json.loads(invoke(*words).output)}
     assert listed["pickle"]["module"] == "constellation.serializers.pickle"
-    assert listed["pickle"]["enabled"] is True
+    assert listed["pickle"]["enabled_by"] == "default"
     assert listed["pickle"]["provides"] == ["serializer pickle"]
+    assert (listed["pickle"]["state"], listed["pickle"]["reason"]) == ("ok", "")
+
+
+def test_plugins_shows_what_enables_each_and_why_one_is_unusable(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The option wins over the variable, the variable over the file; a broken one ends with 1."""
+    project = program.parent / "pyproject.toml"
+    project.write_text('[tool.constellation]\nplugins = ["no.a", "no.b", "no.c"]\n')
+    monkeypatch.setenv("CONSTELLATION_PLUGINS", "no.a,no.b")
+    result = invoke("plugins", "--plugin", "no.a", "--json")
+    listed = {line["name"]: line for line in json.loads(result.output)}
+    enabled_by = [listed[name]["enabled_by"] for name in ("no.a", "no.b", "no.c")]
+    assert enabled_by == ["--plugin", "CONSTELLATION_PLUGINS", str(project)]
+    assert listed["no.a"]["state"] == "unusable"
+    assert "cannot import plugin 'no.a'" in listed["no.a"]["reason"]
+    assert result.exit_code == 1
+    assert "\nno.a: cannot import plugin 'no.a'" in invoke("plugins", "--plugin", "no.a").output
+
+
+def test_plugins_shows_the_options(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As --plugin-option takes them."""
+    (program.parent / "optplug").mkdir()
+    (program.parent / "optplug" / "takes.py").write_text(
+        "from constellation.plugin import Option, hookimpl\n"
+        "@hookimpl\n"
+        "def register_options(): return [Option('depth', int, 3, 'How deep.'), Option('how', choices=('a', 'b'))]\n"
+    )
+    monkeypatch.syspath_prepend(str(program.parent))
+    rows = [
+        line.split(maxsplit=3)
+        for line in invoke("plugins", "--options", "--plugin", "optplug.takes").output.splitlines()
+    ]
+    assert ["optplug.takes.depth", "int", "3", "How deep."] in rows
+    assert ["optplug.takes.how", "a|b", "-"] in rows
+    assert "no plugin that is imported takes options" in invoke("plugins", "--options").output
+
+
+@pytest.mark.parametrize("name", ["Upper", "1st", "two words", "pickle", "../x", "a--b", ""])
+def test_plugins_new_refuses_names_that_cannot_be(program: Path, name: str) -> None:
+    """Nothing is written then."""
+    assert f"cannot name a plugin {name!r}: expected small letters" in refusal("plugins", "new", name, "--kind", "news")
+    assert [path.name for path in program.parent.iterdir()] == ["prog.py"]
+
+
+def test_plugins_new_overwrites_nothing(program: Path) -> None:
+    """A folder that is there stays as it is."""
+    (program.parent / "constellation-mine").mkdir()
+    words = refusal("plugins", "new", "mine", "--kind", "news")
+    assert "cannot write 'constellation-mine': it is there already; name another with --folder" in words
+    result = invoke("plugins", "new", "mine", "--kind", "news", "--folder", "elsewhere")
+    assert result.exit_code == 0
+    assert "next: cd elsewhere && pip install -e '.[test]' && pytest" in result.output
+    assert (program.parent / "elsewhere" / "constellation_mine" / "__init__.py").exists()

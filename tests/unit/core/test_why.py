@@ -17,7 +17,7 @@ from constellation.core.why import (
     to_fields,
 )
 
-_RECV = Wait("recv from 0101010", "prog.py:3", 100.0)
+_RECV = Wait("recv from 0101010", "prog.py:3", 100.0, Pid(1, 1, bytes([1]) * 16).to_bytes())
 
 
 def _waiter(number: int, *waits: Wait, endless: bool = True) -> Waiter:
