@@ -11,6 +11,8 @@ import sys
 
 import click
 
+from constellation.cli import deploy as deploying
+from constellation.cli.daemons import master, node
 from constellation.cli.options import Shared, shared_options
 from constellation.cli.plugins import plugins
 from constellation.cli.run import run
@@ -89,6 +91,10 @@ def cli(
 
 cli.add_command(run)
 cli.add_command(plugins)
+cli.add_command(node)
+cli.add_command(master)
+for _command in deploying.COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

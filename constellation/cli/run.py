@@ -65,7 +65,7 @@ def run(
     for kind, name in {"transport": transport, "serializer": serializer, "scheduler": scheduler}.items():
         if name is not None:
             environ[CHOICES[kind]] = name
-    describe(environ, shared, _capacity(mem, cpu, custom))
+    describe(environ, shared, read_capacity(mem, cpu, custom))
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *(["-m"] if as_module else []), program, *arguments], environ)
@@ -88,7 +88,7 @@ def describe(environ: MutableMapping[str, str], shared: Shared, capacity: Resour
         environ["CONSTELLATION_CAPACITY"] = json.dumps(capacity.to_fields())
 
 
-def _capacity(mem: str | None, cpu: float | None, custom: tuple[str, ...]) -> Resources | None:
+def read_capacity(mem: str | None, cpu: float | None, custom: tuple[str, ...]) -> Resources | None:
     """Make the capacity out of the options; what they leave out is what the computer has. None: nothing was said."""
     if mem is None and cpu is None and not custom:
         return None

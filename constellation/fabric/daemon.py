@@ -31,14 +31,6 @@ PIECE: Final = 4 << 20
 _LOOK_S: Final = 0.25
 
 
-class Proofs(NamedTuple):
-    """What the processes of a deployment show each other, in PEM."""
-
-    certificate_pem: bytes
-    key_pem: bytes
-    authority_pem: bytes
-
-
 class Security(Protocol):
     """What a daemon needs of its credential."""
 
@@ -131,6 +123,10 @@ class NodeDaemon:
         if self._trunk is connection:
             self._trunk = None
             self._log(f"the master is not heard any more: {reason}")
+
+    def is_attached_to(self, connection: Trunk) -> bool:
+        """Whether that is the connection to its master."""
+        return self._trunk is connection
 
     @property
     def is_busy(self) -> bool:
@@ -243,9 +239,9 @@ class NodeDaemon:
                     "plugins": part.specification.plugins,
                     "plugin_options": dict(part.specification.options),
                     "transport": settings.get("transport"),
-                    "certificate": proofs.certificate_pem.decode(),
-                    "key": proofs.key_pem.decode(),
-                    "authority": proofs.authority_pem.decode(),
+                    "certificate": proofs.certificate_pem,
+                    "key": proofs.key_pem,
+                    "authority": proofs.authority_pem,
                     **config,
                 }
             )
@@ -283,6 +279,14 @@ class NodeDaemon:
         if part is not None:
             part.reaped()
             self._files.forget(part)
+
+    def need(self, deployment: bytes, digests: list[bytes]) -> None:
+        """Ask the master for chunks of files."""
+        self._send(trunk.Need(deployment, list(digests)))
+
+    def leave(self, reason: str) -> None:
+        """Tell the master that this node stops."""
+        self._send(trunk.Leave(reason))
 
     def end_all(self) -> None:
         """End everything that runs here."""

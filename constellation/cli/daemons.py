@@ -1,0 +1,172 @@
+"""``constellation node`` and ``constellation master``: the daemons of a fabric."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from constellation.cli.options import Shared, shared_options, split_pair
+from constellation.cli.run import read_capacity
+from constellation.core import nodesfile
+from constellation.core.address import parse_address
+from constellation.core.errors import UsageError
+from constellation.core.plugins import refuse_unknown
+from constellation.core.resources import MILLIONTHS, Resources
+
+LOG_FORMATS = ("text", "json")
+
+
+def _daemon_options(function: Any) -> Any:
+    for option in (
+        click.option("--mem", metavar="M", help="Memory that it may give away, such as '100 GiB'; else what there is."),
+        click.option("--cpu", metavar="C", type=float, help="Cores that it may give away; else what there are."),
+        click.option(
+            "--resource", "custom", metavar="NAME=VALUE", multiple=True, help="An amount by name, such as gpu=2."
+        ),
+        click.option(
+            "--label", "labels", metavar="NAME=VALUE", multiple=True, help="A label to place by, such as rack=a."
+        ),
+        click.option("--name", metavar="NAME", help="What it is called; else its address."),
+        click.option("--advertise", metavar="ADDR", help="Where others dial it, if that is not ADDR."),
+        click.option("--credential", metavar="FILE", help="The fabric's node.pem; else in the configuration folder."),
+        click.option("--state", metavar="FOLDER", help="For its files; else in XDG_STATE_HOME/constellation."),
+        click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", help="How it logs on stderr."),
+    ):
+        function = option(function)
+    return shared_options(function)
+
+
+@click.command()
+@click.argument("address", metavar="ADDR")
+@_daemon_options
+@click.pass_context
+def node(context: click.Context, address: str, **options: Any) -> NoReturn:
+    """Be a node of a fabric, listening on ADDR (HOST:PORT), until you are stopped.
+
+    \b
+    Example:
+        constellation node 10.0.0.2:5000 --mem '100 GiB' --cpu 16 --resource gpu=2 --label rack=a
+
+    On loopback no credential is needed; elsewhere see `constellation keygen`. Exit codes: 0 stopped, 2 wrong use,
+    3 the address or the credential cannot be used.
+    """
+    sys.exit(serve(_config(context, address, options, None)))
+
+
+@click.command()
+@click.argument("address", metavar="ADDR")
+@click.argument("nodes", metavar="NODES.TOML", required=False)
+@click.option("--bridge", metavar="ADDR", help="Where the bridge listens, when the file does not say it.")
+@click.option(
+    "--lease", metavar="SECONDS", type=float, default=5.0, help="How long a node may go on without the master."
+)
+@click.option("--scheduler", metavar="NAME", help="The scheduler; else best fit.")
+@_daemon_options
+@click.pass_context
+def master(context: click.Context, address: str, nodes: str | None, **options: Any) -> NoReturn:
+    """Be the master of the fabric that NODES.TOML describes, and one of its nodes, listening on ADDR.
+
+    \b
+    Example:
+        constellation master 10.0.0.1:5000 nodes.toml
+
+    \b
+    nodes.toml:
+        [[nodes]]
+        fabric_addr = "10.0.0.1:5000"
+        bridge_bind = "10.0.0.1:5001"
+        [[nodes]]
+        fabric_addr = "10.0.0.2:5000"
+        mem = "100 GiB"
+        cpu = 16
+
+    Exit codes: 0 stopped, 2 wrong use, 3 the address or the credential cannot be used.
+    """
+    entries = list(read_nodes(nodes).nodes) if nodes is not None else []
+    config = _config(context, address, options, [entry._asdict() for entry in entries])
+    config |= {key: options[key] for key in ("lease", "scheduler")}
+    own = parse_address(address)
+    config["bridge_bind"] = options["bridge"] or (None if nodes is not None else f"{own.host}:{own.port + 1}")
+    if options["lease"] < 1:
+        raise UsageError(f"cannot use --lease {options['lease']:g}: expected at least one second")
+    sys.exit(serve(config))
+
+
+def read_nodes(path: str) -> nodesfile.NodesFile:
+    """Read a nodes.toml.
+
+    Raises:
+        UsageError: It is not there, or something in it is wrong.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(nodesfile.LARGEST_FILE + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"cannot read {path}: {reason}; expected a file with a [[nodes]] table for each node: see `constellation master -h`"
+        ) from error
+    return nodesfile.read(text, path)
+
+
+def _config(context: click.Context, address: str, options: dict[str, Any], nodes: list[Any] | None) -> dict[str, Any]:
+    parse_address(address)
+    before: Shared = context.obj or Shared()
+    shared = before.joined(Shared(options["format_"], options["plugins"], options["plugin_options"]))
+    refuse_unknown(shared.plugins)
+    state = options["state"] or os.path.join(
+        os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "constellation"
+    )
+    capacity = read_capacity(options["mem"], options["cpu"], options["custom"]) or _everything()
+    return {
+        "address": address,
+        "advertise": options["advertise"],
+        "name": options["name"],
+        "capacity": capacity.to_fields(),
+        "labels": [list(split_pair(text, "NAME=VALUE, such as rack=a")) for text in options["labels"]],
+        "folder": os.path.abspath(state),
+        "credential": options["credential"],
+        "plugins": list(shared.plugins),
+        "plugin_options": dict(shared.plugin_options),
+        "log_format": options["log_format"],
+        "nodes": nodes,
+        "lease": 5.0,
+        "scheduler": None,
+        "bridge_bind": None,
+    }
+
+
+def _everything() -> Resources:
+    mem = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Resources.exact(mem, len(os.sched_getaffinity(0)) * MILLIONTHS)
+
+
+def serve(config: dict[str, Any]) -> int:
+    """Blocks. Be the keeper of a daemon, which runs in a child.
+
+    Returns:
+        The exit code.
+    """
+    from constellation.fabric import keeper  # late, like all that only daemons need
+
+    read_end, write_end = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os_pid = os.fork()
+    if os_pid == 0:
+        os.close(write_end)
+        from constellation.fabric.serving import serve as be
+
+        code = 1
+        try:
+            code = be(config, read_end)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(read_end)
+    return keeper.main(os_pid, write_end)

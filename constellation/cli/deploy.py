@@ -1,0 +1,246 @@
+"""``constellation deploy`` and what asks a bridge: ``ps``, ``nodes``, ``logs``, ``attach``, ``kill``, ``drain``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from constellation.cli.options import Shared, shared_options, split_pair
+from constellation.core.address import parse_address
+from constellation.core.errors import ConstellationError, HandshakeError, UsageError
+from constellation.core.trunk import Specification
+
+_CREDENTIAL = click.option(
+    "--credential", metavar="FILE", help="Your deployer's file; else in the configuration folder."
+)
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("-m", "as_module", is_flag=True, help="PROGRAM is a module's name, as in python -m.")
+@click.option("--env", "environment", metavar="K=V", multiple=True, help="A variable for the program; may be repeated.")
+@click.option("--detach", is_flag=True, help="Print the deployment's name and let it go on alone.")
+@click.option("--env-of-node", is_flag=True, help="Use the node's own Python as it is: install nothing.")
+@click.option("--in-place", is_flag=True, help="Send no files: every node has them in the same folder.")
+@_CREDENTIAL
+@shared_options
+@click.argument("bridge", metavar="BRIDGE")
+@click.argument("program")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
+@click.pass_context
+def deploy(
+    context: click.Context,
+    *,
+    as_module: bool,
+    environment: tuple[str, ...],
+    detach: bool,
+    env_of_node: bool,
+    in_place: bool,
+    credential: str | None,
+    format_: str | None,
+    plugins: tuple[str, ...],
+    plugin_options: tuple[tuple[str, str], ...],
+    bridge: str,
+    program: str,
+    arguments: tuple[str, ...],
+) -> NoReturn:
+    """Run PROGRAM with ARGS on the fabric behind BRIDGE (HOST:PORT), as `python PROGRAM ARGS` runs it here.
+
+    \b
+    Example:
+        constellation deploy 10.0.0.1:5001 prog.py --size 10
+
+    Sends the program's folder as git sees it, shows what the processes write, and passes stdin and Ctrl-C on. Exit codes:
+    the program's (see the tutorial), 130 after Ctrl-C, 2 wrong use, 3 bridge unreachable or refused, 4 the program was
+    refused before it ran.
+    """
+    from constellation.fabric.client import Client
+    from constellation.fabric.loop import Loop
+    from constellation.fabric.sending import collect
+
+    before: Shared = context.obj or Shared()
+    shared = before.joined(Shared(format_, plugins, plugin_options))
+    address = parse_address(bridge)
+    sent = collect(program, as_module=as_module, in_place=in_place)
+    specification = Specification(
+        owner="",
+        program=[*sent.program, *arguments],
+        folder=sent.folder,
+        environment=[list(split_pair(text, "NAME=VALUE")) for text in environment],
+        manifest=sent.manifest,
+        root=sent.root,
+        plugins=list(shared.plugins),
+        options=[list(pair) for pair in shared.plugin_options],
+        settings=_settings(),
+        is_forced=env_of_node,
+    )
+    client = Client(
+        Loop(),
+        address,
+        _credential(credential, address.is_loopback),
+        shared.format or os.environ.get("CONSTELLATION_FORMAT") or "human",
+        specification=specification,
+        chunk=sent.chunk,
+        is_detached=detach,
+    )
+    _leave(client.run())
+
+
+def _settings() -> list[list[str]]:
+    """What our variables say here and is meant for the deployment."""
+    names = ("grace", "linger", "credit")
+    given = ((name, os.environ.get(f"CONSTELLATION_{name.upper()}")) for name in names)
+    return [[name, value] for name, value in given if value]
+
+
+def _credential(path: str | None, is_loopback: bool) -> Any:
+    from constellation.fabric.credential import load_deployer
+
+    try:
+        return load_deployer(path, is_loopback=is_loopback)
+    except HandshakeError as error:
+        _refuse(error)
+
+
+def _refuse(error: ConstellationError) -> NoReturn:
+    click.echo(f"constellation: {error}", err=True)
+    sys.exit(3)
+
+
+def _leave(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a thread may still wait for a terminal that takes nothing
+
+
+def _watch(bridge: str, name: str, credential: str | None, format_: str | None, *, is_following: bool) -> NoReturn:
+    from constellation.fabric.client import Client
+    from constellation.fabric.loop import Loop
+
+    address = parse_address(bridge)
+    try:
+        deployment = bytes.fromhex(name if len(name) % 2 == 0 else name[:-1])
+    except ValueError as error:
+        raise UsageError(
+            f"cannot read the deployment {name!r}: expected hex digits, as `constellation ps` shows"
+        ) from error
+    client = Client(
+        Loop(),
+        address,
+        _credential(credential, address.is_loopback),
+        format_ or "human",
+        deployment=deployment,
+        is_following=is_following,
+    )
+    _leave(client.run())
+
+
+@click.command()
+@_CREDENTIAL
+@click.option("--format", "format_", type=click.Choice(("human", "json", "raw")), help="As for deploy.")
+@click.argument("bridge", metavar="BRIDGE")
+@click.argument("deployment", metavar="ID")
+def attach(*, credential: str | None, format_: str | None, bridge: str, deployment: str) -> NoReturn:
+    """Show what deployment ID has written, and what it writes, until its end; its exit code is ours.
+
+    \b
+    Example:
+        constellation attach 10.0.0.1:5001 3fecd01
+    """
+    _watch(bridge, deployment, credential, format_, is_following=True)
+
+
+@click.command()
+@_CREDENTIAL
+@click.option("--format", "format_", type=click.Choice(("human", "json", "raw")), help="As for deploy.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is still to come.")
+@click.argument("bridge", metavar="BRIDGE")
+@click.argument("deployment", metavar="ID")
+def logs(*, credential: str | None, format_: str | None, follow: bool, bridge: str, deployment: str) -> NoReturn:
+    """Show what deployment ID has written so far.
+
+    \b
+    Example:
+        constellation logs 10.0.0.1:5001 3fecd01
+    """
+    _watch(bridge, deployment, credential, format_, is_following=follow)
+
+
+def _ask(bridge: str, credential: str | None, kind: str, argument: str = "") -> list[list[Any]]:
+    from constellation.fabric.client import Questioner
+    from constellation.fabric.loop import Loop
+
+    address = parse_address(bridge)
+    try:
+        return Questioner(Loop(), address, _credential(credential, address.is_loopback)).ask(kind, argument)
+    except UsageError:
+        raise
+    except ConstellationError as error:
+        _refuse(error)
+
+
+def _show(columns: tuple[str, ...], rows: list[list[Any]]) -> None:
+    table = [columns, *(tuple(str(value) for value in row) for row in rows)]
+    widths = [max(len(row[at]) for row in table) for at in range(len(columns))]
+    for row in table:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+@click.command()
+@_CREDENTIAL
+@click.argument("bridge", metavar="BRIDGE")
+def nodes(*, credential: str | None, bridge: str) -> None:
+    """Show the nodes of the fabric behind BRIDGE, and what is taken of each.
+
+    \b
+    Example:
+        constellation nodes 10.0.0.1:5001
+    """
+    _show(("NODE", "ADDRESS", "STATE", "MEMORY", "CORES", "LABELS", "VERSION"), _ask(bridge, credential, "nodes"))
+
+
+@click.command()
+@_CREDENTIAL
+@click.argument("bridge", metavar="BRIDGE")
+def ps(*, credential: str | None, bridge: str) -> None:
+    """Show the processes of your deployments.
+
+    \b
+    Example:
+        constellation ps 10.0.0.1:5001
+    """
+    columns = ("DEPLOYMENT", "PROGRAM", "PROCESS", "FUNCTION", "NODE", "RESOURCES", "STATE")
+    _show(columns, _ask(bridge, credential, "ps"))
+
+
+@click.command()
+@_CREDENTIAL
+@click.argument("bridge", metavar="BRIDGE")
+@click.argument("deployment", metavar="ID")
+def kill(*, credential: str | None, bridge: str, deployment: str) -> None:
+    """Ask all processes of deployment ID to end, and kill them after the grace time.
+
+    \b
+    Example:
+        constellation kill 10.0.0.1:5001 3fecd01
+    """
+    _ask(bridge, credential, "kill", deployment)
+
+
+@click.command()
+@_CREDENTIAL
+@click.argument("bridge", metavar="BRIDGE")
+@click.argument("name", metavar="NODE")
+def drain(*, credential: str | None, bridge: str, name: str) -> None:
+    """Place nothing more on NODE; what runs there goes on to its end.
+
+    \b
+    Example:
+        constellation drain 10.0.0.1:5001 big
+    """
+    _ask(bridge, credential, "drain", name)
+
+
+COMMANDS = (deploy, attach, logs, nodes, ps, kill, drain)

@@ -1,0 +1,327 @@
+"""The bridge: where clients come in, and where a deployment's events are kept until they have been read.
+
+It looks into certificates to know whose a client is, and passes on what it may say. Everything else is the master's. It
+holds no process and no demand: killed and started again it reads its spools and asks the master for what came meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from constellation.core import trunk
+from constellation.core.role import DEPLOYER, Role, check_role
+from constellation.core.trunk import Specification
+from constellation.fabric.conduit import Conduit
+from constellation.fabric.spool import Spool
+
+if TYPE_CHECKING:
+    import socket
+
+    from constellation.core.preamble import Preamble
+    from constellation.fabric.loop import Loop
+
+REJOIN_S: Final = 30.0
+"""For a client to come back after the bridge was started again, before it counts as gone."""
+
+READ_KEPT_S: Final = 60.0
+"""How long the events of a deployment that is over stay when its client has read them all."""
+KEPT_S: Final = 7 * 86400.0
+"""... and how long when nobody has."""
+
+_WAIT_FOR_MASTER_S: Final = 10.0
+"""For a fabric that is still forming."""
+
+
+class _Client:
+    """A connection of a client, and what it watches."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.owner = ""
+        self.conduit: Conduit | None = None
+        self.watching: bytes | None = None
+        self.is_lasting = False
+        self.sent = 0
+        """Number of the last event that was sent to it."""
+        self.place: Any = None
+
+    def send(self, message: trunk.ClientMessage) -> None:
+        """Send a message, if it is still there."""
+        if self.conduit is not None:
+            self.conduit.send(message)
+
+
+class _Kept:
+    """A deployment, as the bridge knows it."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool = spool
+        self.owner = ""
+        self.is_attached = False
+        self.has_client = False
+
+
+class Bridge:
+    """Clients on one side, the master on the other.
+
+    Args:
+        loop: The bridge's loop.
+        folder: For its spools.
+        context: Gives the TLS context for connections that it accepts.
+        missing: Which of some chunks of files are not here.
+        put: Keeps a chunk; a text says why it cannot.
+        log: Writes one line.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        folder: str,
+        context: Callable[[], Any],
+        missing: Callable[[list[Any]], list[bytes]],
+        put: Callable[[trunk.Chunk], str],
+        log: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._folder = folder
+        self._context = context
+        self._missing = missing
+        self._put = put
+        self._log = log
+        self._master: Callable[[trunk.BridgeMessage], bool] | None = None
+        self._waiting_for_master: list[trunk.BridgeMessage] = []
+        self._clients: dict[int, _Client] = {}
+        self._count = 0
+        self._kept: dict[bytes, _Kept] = {}
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        for name in os.listdir(folder):
+            if len(name) == 2 * trunk.DEPLOYMENT_BYTES:
+                self._take_up(bytes.fromhex(name))
+
+    def _take_up(self, name: bytes) -> None:
+        """Read what a former bridge has kept; whose it is stands beside it."""
+        folder = os.path.join(self._folder, name.hex())
+        kept = self._kept[name] = _Kept(Spool(folder))
+        try:
+            with open(os.path.join(folder, "owner"), encoding="utf-8") as file:
+                kept.owner, attached = file.read().split("\n")
+            kept.is_attached = attached == "attached"
+        except (OSError, ValueError):
+            kept.owner = ""
+        if kept.spool.code is not None:
+            self._loop.call_later(KEPT_S, lambda: self._forget(name))
+        elif kept.is_attached:
+            self._loop.call_later(REJOIN_S, lambda: self._check_client(name))
+
+    def _check_client(self, name: bytes) -> None:
+        kept = self._kept.get(name)
+        if kept is not None and not kept.has_client and kept.spool.code is None:
+            self._tell_master(trunk.Lost(name))
+
+    def _forget(self, name: bytes) -> None:
+        kept = self._kept.pop(name, None)
+        if kept is not None:
+            kept.spool.remove()
+
+    # The master
+
+    def master_came(self, send: Callable[[trunk.BridgeMessage], bool], address: str) -> None:
+        """The master is connected."""
+        self._master = send
+        send(trunk.Ready(address, [[name, kept.spool.last] for name, kept in self._kept.items()]))
+        waiting, self._waiting_for_master = self._waiting_for_master, []
+        for message in waiting:
+            send(message)
+
+    def master_left(self) -> None:
+        """It has gone; clients stay."""
+        self._master = None
+
+    def _tell_master(self, message: trunk.BridgeMessage) -> None:
+        if self._master is not None:
+            self._master(message)
+            return
+        self._waiting_for_master.append(message)
+        if isinstance(message, trunk.Deploy | trunk.Question):
+            client = message.client
+            self._loop.call_later(_WAIT_FOR_MASTER_S, lambda: self._give_up(message, client))
+
+    def _give_up(self, message: trunk.BridgeMessage, client: int) -> None:
+        if message in self._waiting_for_master:
+            self._waiting_for_master.remove(message)
+            text = f"the bridge has no connection to the master, and did not get one within {_WAIT_FOR_MASTER_S:g} s"
+            self._refuse(client, text, 3)
+
+    def on_master_message(self, message: trunk.BridgeMessage) -> None:
+        """Pass on what the master says."""
+        match message:
+            case trunk.Event(name, number, fields):
+                self._event(name, number, fields)
+            case trunk.Accepted(client, name):
+                self._accepted(client, name)
+            case trunk.Refusal(client, text, code):
+                self._refuse(client, text, code)
+            case trunk.Answer(client, _):
+                asker = self._clients.get(client)
+                if asker is not None:
+                    asker.send(message)
+            case _:
+                pass
+
+    def _refuse(self, number: int, text: str, code: int) -> None:
+        client = self._clients.get(number)
+        if client is not None:
+            client.send(trunk.Refusal(number, text, code))
+
+    def _accepted(self, number: int, name: bytes) -> None:
+        client = self._clients.get(number)
+        folder = os.path.join(self._folder, name.hex())
+        kept = self._kept[name] = _Kept(Spool(folder))
+        if client is None:  # it has gone meanwhile
+            self._tell_master(trunk.Lost(name))
+            return
+        kept.owner, kept.is_attached = client.owner, client.is_lasting
+        with open(os.path.join(folder, "owner"), "w", encoding="utf-8") as file:
+            file.write(f"{kept.owner}\n{'attached' if kept.is_attached else 'detached'}")
+        client.send(trunk.Accepted(number, name))
+        if kept.is_attached:
+            self._watch(client, name, 0, is_lasting=True)
+
+    def _event(self, name: bytes, number: int, fields: list[Any]) -> None:
+        kept = self._kept.get(name)
+        if kept is None:
+            return
+        try:
+            kept.spool.append(number, fields)
+        except OSError as error:
+            self._log(f"the events of {name.hex()[:7]} cannot be kept in {self._folder}: {error.strerror}")
+            return  # not acknowledged: the master keeps it, and the nodes their output
+        self._tell_master(trunk.Stored(name, number))
+        for client in self._clients.values():
+            if client.watching == name:
+                self._feed(client)
+        if fields[0] == "code":
+            self._loop.call_later(KEPT_S, lambda: self._forget(name))
+
+    # Clients
+
+    def accepted(self, sock: socket.socket, _preamble: Preamble, peer: str) -> None:
+        """A client has dialled, and shown the preamble of one."""
+        self._count += 1
+        client = self._clients[self._count] = _Client(self._count)
+
+        def ready(role: Role) -> None:
+            check_role(role, DEPLOYER)
+            client.owner = role.name
+
+        client.conduit = Conduit(
+            self._loop,
+            sock,
+            self._context(),
+            server=True,
+            read=trunk.CLIENT.read,
+            fields_of=trunk.CLIENT.fields_of,
+            on_ready=ready,
+            on_message=lambda message: self._on_message(client, message),
+            on_end=lambda reason: self._ended(client, reason),
+            label=f"client {peer}",
+            on_room=lambda: self._feed(client),
+        )
+
+    def _ended(self, client: _Client, reason: str) -> None:
+        self._clients.pop(client.number, None)
+        if client.watching is None or not client.is_lasting:
+            if not client.owner:
+                self._log(reason)
+            return
+        kept = self._kept.get(client.watching)
+        if kept is not None and kept.spool.code is None:
+            kept.has_client = False
+            self._tell_master(trunk.Lost(client.watching))
+
+    def _on_message(self, client: _Client, message: trunk.ClientMessage) -> None:
+        match message:
+            case trunk.Deploy(_, fields, is_detached):
+                self._deploy(client, Specification(*fields), is_detached=is_detached)
+            case trunk.Chunk():
+                failure = self._put(message)
+                if failure:
+                    client.send(trunk.Refusal(0, failure, 3))
+            case trunk.Attach(name, after, is_lasting):
+                self._attach(client, name, after, is_lasting=is_lasting)
+            case trunk.Typed(name, _) | trunk.Interrupt(name, _):
+                if self._owns(client, name):
+                    self._tell_master(message)
+            case trunk.Question(_, kind, argument, _):
+                self._tell_master(trunk.Question(client.number, kind, argument, client.owner))
+            case trunk.Read(name, number):
+                self._read(client, name, number)
+            case trunk.Ping():
+                client.send(trunk.Ping())
+            case _:
+                self._log(f"a client of {client.owner} said {type(message).__name__}, which is not a client's to say")
+                if client.conduit is not None:
+                    client.conduit.close()
+                self._clients.pop(client.number, None)
+
+    def _owns(self, client: _Client, name: bytes) -> bool:
+        kept = self._kept.get(name)
+        return kept is not None and kept.owner == client.owner
+
+    def _deploy(self, client: _Client, specification: Specification, *, is_detached: bool) -> None:
+        try:
+            missing = self._missing(specification.manifest)
+        except ValueError as error:
+            client.send(trunk.Refusal(0, str(error), 4))
+            return
+        if missing:
+            client.send(trunk.Missing(missing))
+            return
+        client.is_lasting = not is_detached
+        owned = specification._replace(owner=client.owner)
+        self._tell_master(trunk.Deploy(client.number, list(owned), is_detached))
+
+    def _attach(self, client: _Client, name: bytes, after: int, *, is_lasting: bool) -> None:
+        names = [each for each in self._kept if each.startswith(name) and self._kept[each].owner == client.owner]
+        if len(names) != 1:
+            text = f"{len(names)} deployments of {client.owner} that are kept here begin with {name.hex()}"
+            client.send(trunk.Refusal(0, f"{text}: see `constellation ps`", 2))
+            return
+        self._watch(client, names[0], after, is_lasting=is_lasting)
+
+    def _watch(self, client: _Client, name: bytes, after: int, *, is_lasting: bool) -> None:
+        kept = self._kept[name]
+        client.watching, client.is_lasting = name, is_lasting
+        kept.has_client = kept.has_client or is_lasting
+        client.sent, client.place = after, None
+        gone = kept.spool.first - after - 1
+        if gone > 0:
+            text = f"constellation: {gone} events before this are no longer kept: nobody had read them in time\n"
+            client.send(trunk.Event(name, kept.spool.first - 1, ["words", text]))
+        self._feed(client)
+
+    def _feed(self, client: _Client) -> None:
+        """Send a client what it has not seen, as far as it takes it."""
+        name = client.watching
+        kept = self._kept.get(name) if name is not None else None
+        if name is None or kept is None or client.conduit is None:
+            return
+        while not client.conduit.is_full and client.sent < kept.spool.last:
+            found, client.place = kept.spool.after(client.sent, client.place)
+            if not found:
+                return
+            for number, fields in found:
+                client.conduit.send(trunk.Event(name, number, fields))
+                client.sent = number
+        if kept.spool.code is not None and client.sent >= kept.spool.last:
+            client.send(trunk.Ended(name))
+
+    def _read(self, client: _Client, name: bytes, number: int) -> None:
+        kept = self._kept.get(name)
+        if kept is None or kept.owner != client.owner or not client.is_lasting:
+            return
+        kept.spool.read_to(number)
+        if kept.spool.code is not None and number >= kept.spool.last:
+            self._loop.call_later(READ_KEPT_S, lambda: self._forget(name))

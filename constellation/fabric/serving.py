@@ -1,0 +1,589 @@
+"""The daemons as programs: node, master, bridge. Which role is an object of which process is decided here.
+
+Each is a child of a keeper, which sweeps what is left when it has gone. The master's process has a node of its own, which
+it speaks to without a wire; the bridge is a child of the master's process and dials it like any other daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import constellation
+from constellation.core import trunk
+from constellation.core.address import Address, parse_address
+from constellation.core.errors import ConstellationError, HandshakeError, UsageError
+from constellation.core.nodesfile import NodeEntry
+from constellation.core.plugins import make_plugin_manager
+from constellation.core.preamble import Preamble, Purpose
+from constellation.core.resources import Resources
+from constellation.core.role import BRIDGE, NODE, Role, check_role
+from constellation.fabric.bridging import Bridge
+from constellation.fabric.conduit import Conduit
+from constellation.fabric.credential import NodeCredential, load_node
+from constellation.fabric.daemon import NodeDaemon, Settings
+from constellation.fabric.dialling import Dial
+from constellation.fabric.fabricmaster import BridgeLine, FabricMaster, NodeRecord
+from constellation.fabric.front import FrontDoor, listen
+from constellation.fabric.journal import Journal
+from constellation.fabric.loop import Loop
+from constellation.fabric.main import raise_file_limit
+from constellation.fabric.provision import Provision
+from constellation.fabric.signals import Signals
+
+LEASE_S: Final = 5.0
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
+"""Between attempts to reach a node; the last one again and again."""
+_LEAVE_S: Final = 0.3
+"""For the last words to the master to leave."""
+
+
+class _Inside:
+    """What stands for a connection between two objects of one process: each message is handed over in a later turn."""
+
+    is_full = False
+
+    def __init__(self, loop: Loop, deliver: Callable[[trunk.TrunkMessage], None]) -> None:
+        self._loop = loop
+        self._deliver = deliver
+        self._queue: deque[trunk.TrunkMessage] = deque()
+        self._is_open = True
+
+    def send(self, message: trunk.TrunkMessage) -> bool:
+        """Hand a message over."""
+        if self._is_open:
+            self._queue.append(message)
+            if len(self._queue) == 1:
+                self._loop.call_later(0, self._run)
+        return self._is_open
+
+    def _run(self) -> None:
+        for _ in range(len(self._queue)):
+            if self._is_open:
+                self._deliver(self._queue[0])
+                self._queue.popleft()
+        if self._queue:
+            self._loop.call_later(0, self._run)
+
+    def close(self) -> None:
+        """Hand nothing over any more."""
+        self._is_open = False
+        self._queue.clear()
+
+
+class _Security:
+    """The credential, as the node daemon needs it."""
+
+    def __init__(self, credential: NodeCredential, name: Callable[[], str]) -> None:
+        self._credential = credential
+        self._name = name
+        self.keys = credential.preamble_keys
+
+    def context(self, *, server: bool) -> Any:
+        """The TLS context of this node."""
+        return self._credential.context(Role(NODE, self._name()), server=server)
+
+    def deployment_identity(self, deployment: bytes) -> Any:
+        """What the processes of a deployment show each other."""
+        return self._credential.deployment_identity(deployment)
+
+
+class Daemon:
+    """A node, and a master where it is one.
+
+    Args:
+        config: What the command said: address, advertise, name, mem, cpu, custom, labels, folder, credential, plugins,
+            plugin_options, lease, log_format, nodes (of the file, for a master), join.
+        keeper: Read end of the pipe by which the end of the keeper shows.
+
+    Raises:
+        ConstellationError: It cannot start; says why.
+    """
+
+    def __init__(self, config: dict[str, Any], keeper: int) -> None:
+        self._config = config
+        self._loop = loop = Loop()
+        self._signals = Signals(loop)
+        self._is_over = False
+        address = parse_address(config["address"])
+        self._journal = Journal(config["log_format"], "master" if config["nodes"] is not None else "node")
+        self._credential = load_node(config["credential"], is_loopback=address.is_loopback)
+        self._listener = listen(address)
+        self._address = Address.of(self._listener.getsockname())
+        advertised = parse_address(config["advertise"]) if config["advertise"] else self._address
+        name = config["name"] or str(advertised)
+        self._folder = os.path.join(config["folder"], str(self._address).replace("/", "_"))
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        self._security = _Security(self._credential, lambda: self._node.settings.name)
+        self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
+        self._provision = Provision(
+            loop, self._folder, lambda name, digests: self._node.need(name, digests), self._journal.write
+        )
+        self._node = NodeDaemon(
+            loop,
+            Settings(
+                name,
+                advertised,
+                Resources.from_fields(config["capacity"]),
+                tuple((key, value) for key, value in config["labels"]),
+                self._folder,
+                constellation.__version__,
+            ),
+            self._security,
+            self._provision,
+            self._journal.write,
+        )
+        self._front = FrontDoor(
+            loop, self._listener, self._credential.preamble_keys, self._accepted, self._journal.write
+        )
+        self._conduits: set[Conduit] = set()
+        loop.watch(keeper, lambda: self._end(f"the keeper has gone{os.read(keeper, 1).decode()}"))
+        self._master: FabricMaster | None = None
+        self._bridge: _BridgeChild | None = None
+        if config["nodes"] is not None:
+            self._become_master([NodeEntry(**_entry(fields)) for fields in config["nodes"]])
+        self._journal.write(f"listens on {self._address}, as {name!r}, with {self._node.settings.capacity}")
+
+    # Who dials us
+
+    def _accepted(self, sock: socket.socket, preamble: Preamble, peer: str) -> None:
+        if preamble.purpose is Purpose.LINK:
+            self._node.link_accepted(sock, preamble, peer)
+            return
+        if preamble.purpose is not Purpose.DAEMON:
+            self._journal.write(
+                f"a client from {peer} is closed: it dialled a node, and bridges have a port of their own"
+            )
+            sock.close()
+            return
+        _Visitor(self, sock, peer)
+
+    def master_came(self, conduit: Conduit, message: trunk.Hello) -> None:
+        """A master speaks to this node."""
+        self._node.attach(conduit)
+        self._node.on_message(message)
+
+    # The master's part
+
+    def _become_master(self, entries: list[NodeEntry]) -> None:
+        self._master = master = FabricMaster(
+            self._loop,
+            self._plugins.scheduler(self._config["scheduler"]),
+            self._config["lease"],
+            constellation.__version__,
+            self._provision.chunk_of,
+            lambda hook, **arguments: self._plugins.news(hook, **arguments) if self._plugins.names else None,
+            self._journal.write,
+        )
+        own = next((entry for entry in entries if _is_same(entry.fabric_addr, self._address)), None)
+        self._join_inside(master, own)
+        for entry in entries:
+            if entry is not own:
+                _NodeLine(
+                    self._loop, master, entry, self._credential, lambda: self._node.settings.name, self._journal.write
+                )
+        bridge_bind = own.bridge_bind if own is not None else self._config["bridge_bind"]
+        if bridge_bind is not None:
+            self._bridge = _BridgeChild(self._loop, str(bridge_bind), str(self._address), self._config, self._journal)
+
+    def _join_inside(self, master: FabricMaster, own: NodeEntry | None) -> None:
+        record: list[NodeRecord | None] = [None]
+
+        def up(message: trunk.TrunkMessage) -> None:
+            if isinstance(message, trunk.Join):
+                record[0] = master.joined(to_node, message, str(self._node.settings.address))
+            elif record[0] is not None:
+                master.on_message(record[0], message)
+
+        to_node = _Inside(self._loop, self._node.on_message)
+        to_master = _Inside(self._loop, up)
+        self._node.attach(to_master)
+        to_node.send(hello_for(master, own))
+
+    # Running
+
+    def run(self) -> int:
+        """Blocks. Until it is told to end.
+
+        Returns:
+            The exit code.
+        """
+        while not self._is_over:
+            self._loop.step(None)
+            for number in self._signals.take():
+                if number == signal.SIGCHLD:
+                    self._reap()
+                elif number in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+                    self._leave(signal.Signals(number).name)
+        return 0
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os_pid, _ = os.waitpid(-1, os.WNOHANG)
+                if os_pid == 0:
+                    return
+                self._node.reaped(os_pid)
+                self._provision.reaped(os_pid)
+                if self._bridge is not None:
+                    self._bridge.reaped(os_pid)
+
+    def _leave(self, reason: str) -> None:
+        self._journal.write(f"ends, because of {reason}")
+        self._node.leave(f"it was stopped ({reason})")
+        self._loop.call_later(_LEAVE_S, lambda: self._end(reason))
+
+    def _end(self, _reason: str) -> None:
+        self._node.end_all()
+        if self._bridge is not None:
+            self._bridge.end()
+        self._is_over = True
+
+    @property
+    def bridge_role(self) -> FabricMaster | None:
+        """The master of this process, if it is one."""
+        return self._master
+
+    def conduit(self, sock: socket.socket, peer: str, **handlers: Any) -> Conduit:
+        """A connection that was accepted from another daemon."""
+        return Conduit(
+            self._loop, sock, self._security.context(server=True), server=True, label=f"the peer at {peer}", **handlers
+        )
+
+    def say(self, text: str) -> None:
+        """Write a line into the log."""
+        self._journal.write(text)
+
+    def from_master(self, conduit: Conduit, message: trunk.TrunkMessage) -> None:
+        """What has come from a peer that called itself a master."""
+        if self._node.is_attached_to(conduit):
+            self._node.on_message(message)
+
+    def lost(self, conduit: Conduit, reason: str) -> None:
+        """A connection that was accepted has ended."""
+        if self._node.is_attached_to(conduit):
+            self._node.detach(conduit, reason)
+        else:
+            self._journal.write(reason)
+
+    def joined(self, conduit: Conduit, message: trunk.Join) -> NodeRecord | None:
+        """A node that can only dial out has said what it is."""
+        return self._master.joined(conduit, message, "") if self._master is not None else None
+
+
+class _Visitor:
+    """A daemon that has dialled us: a master, to this node; a bridge or a node that dials out, to this master."""
+
+    def __init__(self, daemon: Daemon, sock: socket.socket, peer: str) -> None:
+        self._daemon = daemon
+        self._role: Role | None = None
+        self._line: BridgeLine | None = None
+        self._conduit = daemon.conduit(
+            sock,
+            peer,
+            read=self._read,
+            fields_of=self._fields_of,
+            on_ready=self._ready,
+            on_message=self._on_message,
+            on_end=self._ended,
+        )
+
+    @property
+    def _is_bridge(self) -> bool:
+        return self._role is not None and self._role.kind == BRIDGE
+
+    def _read(self, plain: Any) -> Any:
+        return (trunk.BRIDGE if self._is_bridge else trunk.TRUNK).read(plain)
+
+    def _fields_of(self, message: Any) -> list[Any]:
+        return (trunk.BRIDGE if self._is_bridge else trunk.TRUNK).fields_of(message)
+
+    def _ready(self, role: Role) -> None:
+        self._role = check_role(role, NODE, BRIDGE)
+        if self._is_bridge and self._daemon.bridge_role is None:
+            raise HandshakeError("it is a bridge, and this node is no master")
+
+    def _on_message(self, message: Any) -> None:
+        master = self._daemon.bridge_role
+        if self._is_bridge and master is not None:
+            if isinstance(message, trunk.Ready):
+                self._line = BridgeLine(self._conduit.send)
+                master.bridge_came(self._line, message)
+                self._daemon.say(f"a bridge listens on {message.address}")
+            else:
+                master.on_bridge_message(message)
+        elif isinstance(message, trunk.Hello):
+            self._daemon.master_came(self._conduit, message)
+        else:
+            self._daemon.from_master(self._conduit, message)
+
+    def _ended(self, reason: str) -> None:
+        master = self._daemon.bridge_role
+        if self._line is not None and master is not None:
+            master.bridge_left(self._line)
+        self._daemon.lost(self._conduit, reason)
+
+
+class _NodeLine:
+    """The master's way to one node of its file: dials until it answers, and again when it has gone."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        master: FabricMaster,
+        entry: NodeEntry,
+        credential: NodeCredential,
+        name: Callable[[], str],
+        log: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._master = master
+        self._entry = entry
+        self._credential = credential
+        self._name = name
+        self._log = log
+        self._attempts = 0
+        self._last = ""
+        self._record: NodeRecord | None = None
+        self._conduit: Conduit | None = None
+        self._dial()
+
+    def _dial(self) -> None:
+        key = self._credential.preamble_keys[Purpose.DAEMON]
+        Dial(self._loop, self._entry.dialled, Purpose.DAEMON, key, self._connected, self._failed)
+
+    def _failed(self, text: str) -> None:
+        if text != self._last:
+            self._last = text
+            self._log(f"node {self._entry.title}: {text}")
+        wait = _RETRY_S[min(self._attempts, len(_RETRY_S) - 1)]
+        self._attempts += 1
+        self._loop.call_later(wait, self._dial)
+
+    def _connected(self, sock: socket.socket) -> None:
+        self._conduit = Conduit(
+            self._loop,
+            sock,
+            self._credential.context(Role(NODE, self._name()), server=False),
+            server=False,
+            read=trunk.TRUNK.read,
+            fields_of=trunk.TRUNK.fields_of,
+            on_ready=self._ready,
+            on_message=self._on_message,
+            on_end=self._ended,
+            label=f"node {self._entry.title}",
+        )
+
+    def _ready(self, role: Role) -> None:
+        check_role(role, NODE)
+        assert self._conduit is not None
+        self._conduit.send(hello_for(self._master, self._entry))
+
+    def _on_message(self, message: trunk.TrunkMessage) -> None:
+        assert self._conduit is not None
+        if isinstance(message, trunk.Join):
+            self._attempts, self._last = 0, ""
+            self._record = self._master.joined(self._conduit, message, str(self._entry.dialled))
+            if self._record is None:
+                self._conduit.close()
+                self._failed("another node has its name")
+        elif self._record is not None:
+            self._master.on_message(self._record, message)
+
+    def _ended(self, reason: str) -> None:
+        if self._record is not None and self._conduit is not None:
+            self._master.disconnected(self._record, self._conduit, reason)
+            self._record = None
+        self._failed(reason)
+
+
+class _BridgeChild:
+    """The bridge's process, started again when it ends."""
+
+    def __init__(self, loop: Loop, bind: str, master: str, config: dict[str, Any], journal: Journal) -> None:
+        self._loop = loop
+        self._journal = journal
+        self._os_pid = 0
+        self._is_over = False
+        self._settings = {
+            "bind": bind,
+            "master": master,
+            "credential": config["credential"],
+            "folder": config["folder"],
+            "log_format": config["log_format"],
+        }
+        self._start()
+
+    def _start(self) -> None:
+        if self._is_over:
+            return
+        started = subprocess.Popen(
+            [sys.executable, "-m", "constellation.fabric.serving", "bridge", json.dumps(self._settings)],
+            stdin=subprocess.DEVNULL,
+        )
+        started.returncode = 0  # the daemon reaps; Popen must not
+        self._os_pid = started.pid
+
+    def reaped(self, os_pid: int) -> None:
+        """A child has been waited for."""
+        if os_pid == self._os_pid:
+            self._os_pid = 0
+            if not self._is_over:
+                self._journal.write("the bridge has ended: it is started again")
+                self._loop.call_later(0.5, self._start)
+
+    def end(self) -> None:
+        """Have it end."""
+        self._is_over = True
+        if self._os_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._os_pid, signal.SIGTERM)
+
+
+class BridgeDaemon:
+    """The bridge as a program.
+
+    Args:
+        config: bind, master, credential, folder, log_format.
+
+    Raises:
+        ConstellationError: It cannot start; says why.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._loop = loop = Loop()
+        self._signals = Signals(loop)
+        self._is_over = False
+        self._journal = Journal(config["log_format"], "bridge")
+        bind = parse_address(config["bind"])
+        self._master_address = parse_address(config["master"])
+        self._credential = load_node(config["credential"], is_loopback=bind.is_loopback)
+        listener = listen(bind)
+        self._address = Address.of(listener.getsockname())
+        self._role = Role(BRIDGE, str(self._address))
+        # Chunks are the master's too: it is on this computer, and reads them when nodes ask.
+        folder = os.path.join(config["folder"], str(self._master_address))
+        self._provision = Provision(loop, folder, lambda _name, _digests: None, self._journal.write)
+        self._bridge = Bridge(
+            loop,
+            os.path.join(folder, "events"),
+            lambda: self._credential.context(self._role, server=True),
+            self._provision.missing_of,
+            self._provision.put,
+            self._journal.write,
+        )
+        keys = {Purpose.DEPLOY: self._credential.preamble_keys[Purpose.DEPLOY]}
+        self._front = FrontDoor(loop, listener, keys, self._bridge.accepted, self._journal.write)
+        self._conduit: Conduit | None = None
+        self._dial()
+
+    def _dial(self) -> None:
+        key = self._credential.preamble_keys[Purpose.DAEMON]
+        Dial(self._loop, self._master_address, Purpose.DAEMON, key, self._connected, self._failed)
+
+    def _failed(self, _text: str) -> None:
+        self._bridge.master_left()
+        self._loop.call_later(_RETRY_S[0], self._dial)
+
+    def _connected(self, sock: socket.socket) -> None:
+        self._conduit = Conduit(
+            self._loop,
+            sock,
+            self._credential.context(self._role, server=False),
+            server=False,
+            read=trunk.BRIDGE.read,
+            fields_of=trunk.BRIDGE.fields_of,
+            on_ready=self._ready,
+            on_message=self._bridge.on_master_message,
+            on_end=self._failed,
+            label="the master",
+        )
+
+    def _ready(self, role: Role) -> None:
+        check_role(role, NODE)
+        assert self._conduit is not None
+        self._bridge.master_came(self._conduit.send, str(self._address))
+
+    def run(self) -> int:
+        """Blocks. Until it is told to end.
+
+        Returns:
+            The exit code.
+        """
+        while not self._is_over:
+            self._loop.step(None)
+            if self._signals.take() & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+                self._is_over = True
+        return 0
+
+
+def hello_for(master: FabricMaster, entry: NodeEntry | None) -> trunk.Hello:
+    """What the master says first to a node, with what its file says of it."""
+    if entry is None:
+        return master.hello()
+    return master.hello(entry.name or "")._replace(
+        mem=entry.mem,
+        cpu=entry.cpu,
+        custom=[list(pair) for pair in entry.resources],
+        labels=[list(pair) for pair in entry.labels],
+    )
+
+
+def _is_same(one: Address, two: Address) -> bool:
+    return one.port == two.port and (one.host == two.host or one.is_any or two.is_any)
+
+
+def _entry(fields: dict[str, Any]) -> dict[str, Any]:
+    """A NodeEntry's fields out of JSON."""
+    made = dict(fields)
+    for key in ("fabric_addr", "bridge_bind", "advertise"):
+        if made.get(key) is not None:
+            made[key] = Address(*made[key])
+    for key in ("labels", "resources"):
+        made[key] = tuple(tuple(pair) for pair in made[key])
+    return made
+
+
+def serve(config: dict[str, Any], keeper: int) -> int:
+    """Blocks. Be a node, or a master.
+
+    Args:
+        config: As for `Daemon`.
+        keeper: Read end of the keeper's pipe.
+
+    Returns:
+        The exit code.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    raise_file_limit()
+    try:
+        return Daemon(config, keeper).run()
+    except ConstellationError as error:
+        sys.stderr.write(f"constellation: {error}\n")
+        return 2 if isinstance(error, UsageError) else 3
+
+
+def _serve_bridge(config: dict[str, Any]) -> int:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG: it goes with the master
+    raise_file_limit()
+    try:
+        return BridgeDaemon(config).run()
+    except ConstellationError as error:
+        sys.stderr.write(f"constellation: the bridge: {error}\n")
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(_serve_bridge(json.loads(sys.argv[2])))
