@@ -13,7 +13,7 @@ from constellation.cli.run import read_capacity
 from constellation.core import nodesfile
 from constellation.core.address import parse_address
 from constellation.core.errors import UsageError
-from constellation.core.plugins import refuse_unknown
+from constellation.core.finding import refuse_unknown
 from constellation.core.resources import MILLIONTHS, Resources
 
 LOG_FORMATS = ("text", "json")
@@ -43,7 +43,7 @@ def _daemon_options(function: Any) -> Any:
 @click.argument("address", metavar="ADDR")
 @_daemon_options
 @click.pass_context
-def node(context: click.Context, address: str, **options: Any) -> NoReturn:
+def node(context: click.Context, /, address: str, **options: Any) -> NoReturn:
     """Be a node of a fabric, listening on ADDR (HOST:PORT), until you are stopped.
 
     \b
@@ -66,7 +66,7 @@ def node(context: click.Context, address: str, **options: Any) -> NoReturn:
 @click.option("--scheduler", metavar="NAME", help="The scheduler; else best fit.")
 @_daemon_options
 @click.pass_context
-def master(context: click.Context, address: str, nodes: str | None, **options: Any) -> NoReturn:
+def master(context: click.Context, /, address: str, nodes: str | None, **options: Any) -> NoReturn:
     """Be the master of the fabric that NODES.TOML describes, and one of its nodes, listening on ADDR.
 
     \b

@@ -1,6 +1,6 @@
 """The command ``constellation``: its group, and how plugins add commands to it.
 
-Exit codes of our own: 2 wrong use. Everything else is the exit code of what was run.
+Exit codes of our own: 2 wrong use, 3 nobody answers. Everything else is the exit code of what was run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from constellation.cli.daemons import master, node
 from constellation.cli.options import Shared, shared_options
 from constellation.cli.plugins import plugins
 from constellation.cli.run import run
+from constellation.cli.why import why
 from constellation.core import enabling
 from constellation.core.errors import ConstellationError
 from constellation.core.finding import own_version
@@ -95,6 +96,7 @@ cli.add_command(node)
 cli.add_command(master)
 for _command in deploying.COMMANDS:
     cli.add_command(_command)
+cli.add_command(why)
 
 
 def main() -> None:

@@ -143,7 +143,8 @@ def find(wanted: str | None) -> tuple[list[tuple[str, Description]], list[str]]:
             continue
         if wanted is None or description.holds or any(is_meant(description, each) for each in _ways_to_say(wanted)):
             found.append((name, description))
-    return found, silent
+    holders = [each for each in found if each[1].holds]
+    return holders or found, silent
 
 
 def _ways_to_say(wanted: str) -> list[str]:

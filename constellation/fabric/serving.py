@@ -128,7 +128,10 @@ class Daemon:
         self._security = _Security(self._credential, lambda: self._node.settings.name)
         self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
         self._provision = Provision(
-            loop, self._folder, lambda name, digests: self._node.need(name, digests), self._journal.write
+            loop,
+            self._folder,
+            lambda name, digests: self._node.need(name, digests),  # noqa: PLW0108  # it is made after this
+            self._journal.write,
         )
         self._node = NodeDaemon(
             loop,

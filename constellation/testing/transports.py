@@ -34,9 +34,9 @@ from constellation.testing.ways import (
     arrives,
     compare,
     cut,
-    each_way,
     exchange,
     fill,
+    on_each_way,
     pass_on,
     ready,
     two_ends,
@@ -92,111 +92,105 @@ def pair_gives_descriptors(make: Make, trial: Trial) -> None:
 # -- The promises of a link: bytes -------------------------------------------------------------------------------------
 
 
-@Check[Transport]
-def delivers_each_byte_once_in_order(make: Make, trial: Trial) -> None:
+@on_each_way
+def delivers_each_byte_once_in_order(one: End, other: End, trial: Trial) -> None:
     """What is taken on one side comes out on the other: every byte, once, in order."""
-    for one, other in each_way(make, trial):
-        for _ in range(4):
-            data = trial.chance.randbytes(trial.chance.randrange(1 << 20))
-            one.out = list(cut(trial, data, trial.chance.choice((64, 4096, 1 << 18))))
-            arrives(trial, one, other, data)
-            other.got.clear()
-        # Nothing comes after what was sent.
-        exchange(trial, one, other, b"and no more")
+    for largest in (64, 4096, 1 << 18, 1 << 20):
+        data = trial.chance.randbytes(trial.chance.randrange(largest, (1 << 20) + 2 * largest))
+        one.out = list(cut(trial, data, largest))
+        arrives(trial, one, other, data)
+        other.got.clear()
+    # Nothing comes after what was sent.
+    exchange(trial, one, other, b"and no more")
 
 
-@Check[Transport]
-def carries_both_ways_at_once(make: Make, trial: Trial) -> None:
+@on_each_way
+def carries_both_ways_at_once(one: End, other: End, trial: Trial) -> None:
     """Each direction gets on while the other is full, so that two that send much to each other do not stop."""
-    for one, other in each_way(make, trial):
-        there, back = trial.chance.randbytes(4 << 20), trial.chance.randbytes(4 << 20)
-        one.out, other.out = list(cut(trial, there, 1 << 19)), list(cut(trial, back, 1 << 19))
-        carry(
-            trial,
-            one,
-            other,
-            until=lambda: len(one.got) >= len(back) and len(other.got) >= len(there),  # noqa: B023  # used in the round
-            why="4 MiB were sent in each direction and do not arrive",
-        )
-        compare(other, there)
-        compare(one, back)
+    there, back = trial.chance.randbytes(4 << 20), trial.chance.randbytes(4 << 20)
+    one.out, other.out = list(cut(trial, there, 1 << 19)), list(cut(trial, back, 1 << 19))
+    carry(
+        trial,
+        one,
+        other,
+        until=lambda: len(one.got) >= len(back) and len(other.got) >= len(there),
+        why="4 MiB were sent in each direction and do not arrive",
+    )
+    compare(other, there)
+    compare(one, back)
 
 
-@Check[Transport]
-def takes_large_buffers(make: Make, trial: Trial) -> None:
+@on_each_way
+def takes_large_buffers(one: End, other: End, trial: Trial) -> None:
     """A buffer of 16 MiB arrives whole, however little of it a call takes."""
     data = trial.chance.randbytes(_LARGE)
-    for one, other in each_way(make, trial):
-        one.out = [memoryview(data)]
-        arrives(trial, one, other, data)
+    one.out = [memoryview(data)]
+    arrives(trial, one, other, data)
 
 
-@Check[Transport]
-def takes_many_buffers(make: Make, trial: Trial) -> None:
+@on_each_way
+def takes_many_buffers(one: End, other: End, trial: Trial) -> None:
     """`send_many` takes up to 1,000 buffers of all kinds, empty ones among them, as if they were joined."""
-    for one, other in each_way(make, trial):
-        parts = [trial.chance.randbytes(trial.chance.randrange(200)) for _ in range(999)]
-        buffers = [b"first", *[(part, bytearray(part), memoryview(part))[at % 3] for at, part in enumerate(parts)]]
-        whole = b"first" + b"".join(parts)
-        count = one.link.send_many(buffers)
-        trial.progress()
-        expect(
-            type(count) is int and 1 <= count <= len(whole),
-            f"send_many of {len(whole)} bytes gives {count!r}: expected a count from 1 to {len(whole)}",
-        )
-        one.out = [whole[count:]] if count < len(whole) else []
-        arrives(trial, one, other, whole)
+    parts = [trial.chance.randbytes(trial.chance.randrange(200)) for _ in range(999)]
+    buffers = [b"first", *[(part, bytearray(part), memoryview(part))[at % 3] for at, part in enumerate(parts)]]
+    whole = b"first" + b"".join(parts)
+    count = one.link.send_many(buffers)
+    trial.progress()
+    expect(
+        type(count) is int and 1 <= count <= len(whole),
+        f"send_many of {len(whole)} bytes gives {count!r}: expected a count from 1 to {len(whole)}",
+    )
+    one.out = [whole[count:]] if count < len(whole) else []
+    arrives(trial, one, other, whole)
 
 
-@Check[Transport]
-def gives_buffers_back(make: Make, trial: Trial) -> None:
+@on_each_way
+def gives_buffers_back(one: End, other: End, trial: Trial) -> None:
     """When `send` has returned, the buffer is the caller's: it may be changed, and no view of it is kept."""
-    for one, other in each_way(make, trial):
-        sent = bytearray()
-        for several in (False, True, False, True):
-            buffer = bytearray(trial.chance.randbytes(20_000))
-            original = bytes(buffer)
-            count = one.link.send_many([buffer, memoryview(b"")]) if several else one.link.send(buffer)
-            trial.progress()
-            buffer[:] = bytes(len(buffer))
-            try:
-                buffer += b"more"
-            except BufferError:
-                raise AssertionError("the link keeps a view of a buffer after the call: expected none") from None
-            sent += original[:count]
-            one.out = [original[count:]] if count < len(original) else []
-            arrives(trial, one, other, original)
-            other.got.clear()
+    sent = bytearray()
+    for several in (False, True, False, True):
+        buffer = bytearray(trial.chance.randbytes(20_000))
+        original = bytes(buffer)
+        count = one.link.send_many([buffer, memoryview(b"")]) if several else one.link.send(buffer)
+        trial.progress()
+        buffer[:] = bytes(len(buffer))
+        try:
+            buffer += b"more"
+        except BufferError:
+            raise AssertionError("the link keeps a view of a buffer after the call: expected none") from None
+        sent += original[:count]
+        one.out = [original[count:]] if count < len(original) else []
+        arrives(trial, one, other, original)
+        other.got.clear()
 
 
-@Check[Transport]
-def what_was_read_stays(make: Make, trial: Trial) -> None:
+@on_each_way
+def what_was_read_stays(one: End, other: End, trial: Trial) -> None:
     """What `receive` has given does not change with what is read later, and `receive_into` keeps no view."""
-    for one, other in each_way(make, trial):
-        kept: list[tuple[bytes, bytearray]] = []
-        for _ in range(20):
-            one.out.append(trial.chance.randbytes(3000))
-            while one.out:
-                one.write()
-            _wait_readable(trial, other)
-            data = other.link.receive(trial.chance.randrange(1, 2500))
-            kept.append((data, bytearray(data)))
-            room = bytearray(500)
-            _wait_readable(trial, other)
-            with memoryview(room) as view:
-                count = other.link.receive_into(view)
-            copy = bytes(room)
-            try:
-                room += b"more"
-            except BufferError:
-                raise AssertionError("receive_into keeps a view of what it was given: expected none") from None
-            kept.append((copy[:count], bytearray(copy[:count])))
-            expect(not any(copy[count:]), f"receive_into gives {count} and has written behind them")
-        for data, copy_then in kept:
-            expect(
-                bytes(data) == copy_then,
-                f"bytes that were read have changed: {short(data)} was {short(bytes(copy_then))}",
-            )
+    kept: list[tuple[bytes, bytearray]] = []
+    for _ in range(20):
+        one.out.append(trial.chance.randbytes(3000))
+        while one.out:
+            one.write()
+        _wait_readable(trial, other)
+        data = other.link.receive(trial.chance.randrange(1, 2500))
+        kept.append((data, bytearray(data)))
+        room = bytearray(500)
+        _wait_readable(trial, other)
+        with memoryview(room) as view:
+            count = other.link.receive_into(view)
+        copy = bytes(room)
+        try:
+            room += b"more"
+        except BufferError:
+            raise AssertionError("receive_into keeps a view of what it was given: expected none") from None
+        kept.append((copy[:count], bytearray(copy[:count])))
+        expect(not any(copy[count:]), f"receive_into gives {count} and has written behind them")
+    for data, copy_then in kept:
+        expect(
+            bytes(data) == copy_then,
+            f"bytes that were read have changed: {short(data)} was {short(bytes(copy_then))}",
+        )
 
 
 def _wait_readable(trial: Trial, end: End) -> None:
@@ -230,43 +224,41 @@ def links_are_apart(make: Make, trial: Trial) -> None:
 # -- The promises of a link: waiting -----------------------------------------------------------------------------------
 
 
-@Check[Transport]
-def never_blocks(make: Make, trial: Trial) -> None:
+@on_each_way
+def never_blocks(one: End, other: End, trial: Trial) -> None:
     """A call that can do nothing now raises BlockingIOError at once; what is taken without a reader is bounded."""
-    for one, other in each_way(make, trial):
-        for name, call in (
-            ("receive", lambda: other.link.receive(1000)),  # noqa: B023  # used in the round
-            ("receive_into", lambda: other.link.receive_into(memoryview(bytearray(1000)))),  # noqa: B023
-        ):
-            try:
-                got = call()
-            except BlockingIOError:
-                trial.progress()
-                continue
-            raise AssertionError(f"{name} gives {got!r} where nothing was sent: expected BlockingIOError")
+    for name, call in (
+        ("receive", lambda: other.link.receive(1000)),
+        ("receive_into", lambda: other.link.receive_into(memoryview(bytearray(1000)))),
+    ):
+        try:
+            got = call()
+        except BlockingIOError:
+            trial.progress()
+            continue
+        raise AssertionError(f"{name} gives {got!r} where nothing was sent: expected BlockingIOError")
+    fill(trial, one)
+    for _ in range(3):
+        try:
+            count = one.link.send_many([*one.out, b"more"])
+        except BlockingIOError:
+            trial.progress()
+            continue
+        one.sent += count
         fill(trial, one)
-        for _ in range(3):
-            try:
-                count = one.link.send_many([*one.out, b"more"])
-            except BlockingIOError:
-                trial.progress()
-                continue
-            one.sent += count
-            fill(trial, one)
 
 
-@Check[Transport]
-def readable_while_there_is_something(make: Make, trial: Trial) -> None:
+@on_each_way
+def readable_while_there_is_something(one: End, other: End, trial: Trial) -> None:
     """The descriptor is readable as long as reading would give something: one read a wake takes all."""
-    for one, other in each_way(make, trial):
-        data = trial.chance.randbytes(50_000)
-        one.out = [data]
-        while one.out:
-            one.write()
-        while len(other.got) < len(data):
-            _wait_readable(trial, other)
-            before = len(other.got)
-            other.got += _once_ready(trial, other, trial.chance.choice((1, 7, 1000, 9000)) if before else 1)
+    data = trial.chance.randbytes(50_000)
+    one.out = [data]
+    while one.out:
+        one.write()
+    while len(other.got) < len(data):
+        _wait_readable(trial, other)
+        before = len(other.got)
+        other.got += _once_ready(trial, other, trial.chance.choice((1, 7, 1000, 9000)) if before else 1)
 
 
 def _once_ready(trial: Trial, end: End, size: int) -> bytes:
@@ -278,165 +270,159 @@ def _once_ready(trial: Trial, end: End, size: int) -> bytes:
     raise AssertionError("its descriptor is readable, and receive raises BlockingIOError, again and again")
 
 
-@Check[Transport]
-def not_readable_for_ever(make: Make, trial: Trial) -> None:
+@on_each_way
+def not_readable_for_ever(one: End, other: End, trial: Trial) -> None:
     """Where reading raises BlockingIOError the descriptor is not readable for long: else the driver spins."""
-    for one, other in each_way(make, trial):
-        exchange(trial, one, other, b"some bytes")
-        for end in (one, other):
-            for _ in range(_SETTLE_TRIES):
-                if not end.is_pending() and not ready(end.fileno(), select.EPOLLIN, 0):
-                    break
-                with contextlib.suppress(BlockingIOError):
-                    data = end.link.receive(1000)
-                    raise AssertionError(f"{end.name} reads {short(data)}, which nobody has sent")
-                trial.progress()
-            else:
-                raise AssertionError(
-                    f"{end.name} has nothing to be read, and its descriptor (or pending) says that it has, again and again"
-                )
-
-
-@Check[Transport]
-def writable_when_there_is_room(make: Make, trial: Trial) -> None:
-    """After BlockingIOError from sending, the descriptor is writable when there is room again, and not before."""
-    for one, other in each_way(make, trial):
+    exchange(trial, one, other, b"some bytes")
+    for end in (one, other):
         for _ in range(_SETTLE_TRIES):
-            fill(trial, one)
-            if not ready(one.fileno(), select.EPOLLOUT, 0.01) & select.EPOLLOUT:
+            if not end.is_pending() and not ready(end.fileno(), select.EPOLLIN, 0):
                 break
+            with contextlib.suppress(BlockingIOError):
+                data = end.link.receive(1000)
+                raise AssertionError(f"{end.name} reads {short(data)}, which nobody has sent")
+            trial.progress()
         else:
-            raise AssertionError("no send has room, and the descriptor is writable, again and again")
-        expected = one.sent + sum(map(len, one.out))
-        carry(
-            trial,
-            one,
-            other,
-            until=lambda: len(other.got) >= expected - len(b"hello") or one.broken is not None,  # noqa: B023
-            why="it was full, all that it had taken was read, and the rest does not follow",
-        )
-
-
-@Check[Transport]
-def two_threads_at_once(make: Make, trial: Trial) -> None:
-    """One thread may send while another receives on the same link."""
-    for one, other in each_way(make, trial):
-        data = trial.chance.randbytes(2 << 20)
-        failures: list[BaseException] = []
-        stop = threading.Event()
-
-        def work(action: Callable[[], bool], is_done: Callable[[], bool], fd: int, wanted: int) -> None:
-            try:
-                while not is_done() and not stop.is_set():  # noqa: B023  # joined in the round
-                    if not action():
-                        ready(fd, wanted, 0.05)
-            except BaseException as error:
-                failures.append(error)  # noqa: B023
-                stop.set()  # noqa: B023
-
-        threads = []
-        for end in (one, other):
-            end.got.clear()
-            end.out = [data]
-            for action, is_done, wanted in (
-                (end.write, lambda end=end: not end.out, select.EPOLLOUT),
-                (end.read, lambda end=end: len(end.got) >= len(data) or end.end is not None, select.EPOLLIN),  # noqa: B023
-            ):
-                threads.append(threading.Thread(target=work, args=(action, is_done, end.fileno(), wanted), daemon=True))
-        trial.at_end(stop.set)
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            time.sleep(0.001)
-            state = [len(one.got), len(other.got), one.sent, other.sent]
-            expect(
-                time.monotonic() - trial.last_progress < trial.patience / 2,
-                f"four threads on two ends get no further: {state} of {len(data)} bytes read and taken",
+            raise AssertionError(
+                f"{end.name} has nothing to be read, and its descriptor (or pending) says that it has, again and again"
             )
-        if failures:
-            raise failures[0]
-        for end in (one, other):
-            compare(end, data)
+
+
+@on_each_way
+def writable_when_there_is_room(one: End, other: End, trial: Trial) -> None:
+    """After BlockingIOError from sending, the descriptor is writable when there is room again, and not before."""
+    for _ in range(_SETTLE_TRIES):
+        fill(trial, one)
+        if not ready(one.fileno(), select.EPOLLOUT, 0.01) & select.EPOLLOUT:
+            break
+    else:
+        raise AssertionError("no send has room, and the descriptor is writable, again and again")
+    expected = one.sent + sum(map(len, one.out))
+    carry(
+        trial,
+        one,
+        other,
+        until=lambda: len(other.got) >= expected - len(b"hello") or one.broken is not None,
+        why="it was full, all that it had taken was read, and the rest does not follow",
+    )
+
+
+@on_each_way
+def two_threads_at_once(one: End, other: End, trial: Trial) -> None:
+    """One thread may send while another receives on the same link."""
+    data = trial.chance.randbytes(2 << 20)
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def work(action: Callable[[], bool], is_done: Callable[[], bool], fd: int, wanted: int) -> None:
+        try:
+            while not is_done() and not stop.is_set():
+                if not action():
+                    ready(fd, wanted, 0.05)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    threads = []
+    for end in (one, other):
+        end.got.clear()
+        end.out = [data]
+        for action, is_done, wanted in (
+            (end.write, lambda end=end: not end.out, select.EPOLLOUT),
+            (end.read, lambda end=end: len(end.got) >= len(data) or end.end is not None, select.EPOLLIN),
+        ):
+            threads.append(threading.Thread(target=work, args=(action, is_done, end.fileno(), wanted), daemon=True))
+    trial.at_end(stop.set)
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.001)
+        state = [len(one.got), len(other.got), one.sent, other.sent]
+        expect(
+            time.monotonic() - trial.last_progress < trial.patience / 2,
+            f"four threads on two ends get no further: {state} of {len(data)} bytes read and taken",
+        )
+    if failures:
+        raise failures[0]
+    for end in (one, other):
+        compare(end, data)
 
 
 # -- The promises of a link: its end -----------------------------------------------------------------------------------
 
 
-@Check[Transport]
-def delivers_before_the_end(make: Make, trial: Trial) -> None:
+@on_each_way
+def delivers_before_the_end(one: End, other: End, trial: Trial) -> None:
     """Bytes that were taken before `close` arrive, however full the way was, and then the end is seen."""
-    for one, other in each_way(make, trial):
-        whole = bytearray()
-        for _ in range(1 + MOST_TAKEN // _FILL):
-            data = trial.chance.randbytes(_FILL)
-            try:
-                count = one.link.send(data)
-            except BlockingIOError:
-                break
-            trial.progress()
-            whole += data[:count]
-        one.link.close()
-        _read_to_the_end(trial, other)
-        compare(other, bytes(whole))
+    whole = bytearray()
+    for _ in range(1 + MOST_TAKEN // _FILL):
+        data = trial.chance.randbytes(_FILL)
+        try:
+            count = one.link.send(data)
+        except BlockingIOError:
+            break
+        trial.progress()
+        whole += data[:count]
+    one.link.close()
+    _read_to_the_end(trial, other)
+    compare(other, bytes(whole))
 
 
 def _read_to_the_end(trial: Trial, end: End) -> None:
     carry(trial, end, until=lambda: end.end is not None, why="the other side has closed, and the end is not seen")
 
 
-@Check[Transport]
-def the_end_stays(make: Make, trial: Trial) -> None:
+@on_each_way
+def the_end_stays(one: End, other: End, trial: Trial) -> None:
     """After the end of the path every read tells it again, and sending raises OSError; the program gets no signal."""
-    for one, other in each_way(make, trial):
-        one.link.close()
-        _read_to_the_end(trial, other)
-        for _ in range(3):
-            try:
-                data = other.link.receive(100)
-                count = other.link.receive_into(memoryview(bytearray(100)))
-            except BlockingIOError:
-                raise AssertionError("reading raises BlockingIOError after the end: expected the end again") from None
-            except OSError:
-                continue
-            expect(data == b"", f"receive gives {data!r} after the end: expected b''")
-            expect(count == 0, f"receive_into gives {count} after the end: expected 0")
-        other.out = [bytes(1 << 20)] * 65
-        carry(
-            trial,
-            other,
-            until=lambda: other.broken is not None or not other.out,  # noqa: B023  # used in the round
-            why="the other side has closed, and sending neither raises nor gets on",
-        )
-        expect(
-            other.broken is not None,
-            f"{other.sent} bytes were taken by a link whose other side is closed: expected OSError",
-        )
+    one.link.close()
+    _read_to_the_end(trial, other)
+    for _ in range(3):
+        try:
+            data = other.link.receive(100)
+            count = other.link.receive_into(memoryview(bytearray(100)))
+        except BlockingIOError:
+            raise AssertionError("reading raises BlockingIOError after the end: expected the end again") from None
+        except OSError:
+            continue
+        expect(data == b"", f"receive gives {data!r} after the end: expected b''")
+        expect(count == 0, f"receive_into gives {count} after the end: expected 0")
+    other.out = [bytes(1 << 20)] * 65
+    carry(
+        trial,
+        other,
+        until=lambda: other.broken is not None or not other.out,
+        why="the other side has closed, and sending neither raises nor gets on",
+    )
+    expect(
+        other.broken is not None,
+        f"{other.sent} bytes were taken by a link whose other side is closed: expected OSError",
+    )
 
 
-@Check[Transport]
-def nothing_after_close(make: Make, trial: Trial) -> None:
+@on_each_way
+def nothing_after_close(one: End, other: End, trial: Trial) -> None:
     """After `close` every call raises OSError or ValueError, nothing reaches the other side, and `close` does nothing more."""
-    for one, other in each_way(make, trial):
-        send, send_many = one.link.send, one.link.send_many
-        receive, receive_into = one.link.receive, one.link.receive_into
-        one.link.close()
-        for name, call in (
-            ("send", lambda: send(b"after close")),  # noqa: B023  # used in the round
-            ("send_many", lambda: send_many([b"after", b"close"])),  # noqa: B023
-            ("receive", lambda: receive(100)),  # noqa: B023
-            ("receive_into", lambda: receive_into(memoryview(bytearray(100)))),  # noqa: B023
-        ):
-            try:
-                got: object = call()
-            except BlockingIOError:
-                raise AssertionError(f"{name} raises BlockingIOError after close: expected another OSError") from None
-            except (OSError, ValueError):
-                trial.progress()
-                continue
-            raise AssertionError(f"{name} gives {got!r} after close: expected OSError")
-        one.link.close()
-        _read_to_the_end(trial, other)
-        expect(not other.got, f"{short(bytes(other.got))} was sent after close and has arrived")
+    send, send_many = one.link.send, one.link.send_many
+    receive, receive_into = one.link.receive, one.link.receive_into
+    one.link.close()
+    for name, call in (
+        ("send", lambda: send(b"after close")),
+        ("send_many", lambda: send_many([b"after", b"close"])),
+        ("receive", lambda: receive(100)),
+        ("receive_into", lambda: receive_into(memoryview(bytearray(100)))),
+    ):
+        try:
+            got: object = call()
+        except BlockingIOError:
+            raise AssertionError(f"{name} raises BlockingIOError after close: expected another OSError") from None
+        except (OSError, ValueError):
+            trial.progress()
+            continue
+        raise AssertionError(f"{name} gives {got!r} after close: expected OSError")
+    one.link.close()
+    _read_to_the_end(trial, other)
+    expect(not other.got, f"{short(bytes(other.got))} was sent after close and has arrived")
 
 
 @Check[Transport]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import socket
@@ -13,7 +14,7 @@ from typing import NamedTuple, cast
 
 from constellation.core.contracts import DiallingTransport, Link, Listener, RemoteTransport, Transport
 from constellation.testing.certificates import Contexts, make_contexts
-from constellation.testing.promises import PATIENCE_S, Trial, expect, short
+from constellation.testing.promises import PATIENCE_S, Check, Trial, expect, short
 from constellation.testing.streams import MOST_TAKEN, End, carry
 
 Make = Callable[[], Transport]
@@ -119,21 +120,23 @@ def accept_from(listener: Listener, patience: float) -> int:
         expect(time.monotonic() < deadline, f"accept gives nothing for {patience:g} s, though somebody dials")
 
 
-def each_way(make: Make, trial: Trial) -> Iterator[tuple[End, End]]:
-    """Two ends for each way, the handshake done; failures say which way."""
-    for way in ways(make):
-        trial.progress()
-        ends = two_ends(way, trial)
-        try:
-            exchange(trial, *ends, b"hello")
-            yield ends
-        except AssertionError as error:
-            raise AssertionError(f"{way.name}: {error}") from error
-        except OSError as error:
-            raise AssertionError(f"{way.name}: it raised {type(error).__name__}: {error}") from error
-        finally:
+def on_each_way(body: Callable[[End, End, Trial], None]) -> Check[Transport]:
+    """Make a check of what is to hold for the two ends of a link, whichever way it was made. The handshake is done."""
+
+    @functools.wraps(body)
+    def function(make: Make, trial: Trial) -> None:
+        for way in ways(make):
+            trial.progress()
+            ends = two_ends(way, trial)
+            try:
+                exchange(trial, *ends, b"hello")
+                body(*ends, trial)
+            except AssertionError as error:
+                raise AssertionError(f"{way.name}: {error}") from error
             for end in ends:
                 end.link.close()
+
+    return Check(function)
 
 
 def two_ends(way: Way, trial: Trial) -> tuple[End, End]:

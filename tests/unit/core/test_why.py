@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from constellation.core.pid import Pid
+from constellation.core.resources import Resources
 from constellation.core.settings import STANDSTILL
 from constellation.core.why import (
     MOST_WAITS,
@@ -12,6 +13,7 @@ from constellation.core.why import (
     Wait,
     Waiter,
     explain,
+    explain_demand,
     from_fields,
     nothing_can_wake,
     to_fields,
@@ -82,3 +84,36 @@ def test_other_values_are_refused(field: object) -> None:
     """A process cannot upset the node with what it says of itself."""
     with pytest.raises(ValueError, match="cannot read a wait"):
         from_fields([field])
+
+
+def test_a_queued_spawn_names_what_it_wants_and_who_holds_it() -> None:
+    """Only what is missing; those who hold most of it first; of many a few."""
+    capacity = Resources(mem="300 MiB", cpu=4, gpu=1)
+    pids = [Pid(1, number, bytes([number]) * 16) for number in range(1, 9)]
+
+    text = explain_demand(
+        "prog:child",
+        Resources(mem="100 MiB", cpu=1),
+        capacity,
+        [(pids[0], Resources(mem="50 MiB", cpu=1)), (pids[1], Resources(mem="200 MiB", cpu=1))],
+    )
+    assert text == (
+        "the spawn of prog:child waits for 100 MiB of memory (50 MiB of 300 MiB free); "
+        "held by 0202020 (200 MiB) and 0101010 (50 MiB)"
+    )
+    text = explain_demand("f", Resources(gpu=1), capacity, [(pids[0], Resources(mem=0, cpu=0, gpu=1))])
+    assert text == "the spawn of f waits for 1 gpu (0 of 1 free); held by 0101010 (1)"
+    text = explain_demand("f", Resources(cpu=1), capacity, [(pid, Resources(cpu=0.5, mem=0)) for pid in pids])
+    assert text.endswith("0505050 (0.5) and 3 more")
+    assert explain_demand("f", Resources(cpu=0), capacity, []).endswith("behind demands that came before it")
+
+
+def test_the_stuck_are_marked_and_states_are_told() -> None:
+    """Where not all stand still it is said of whom; notes follow, indented."""
+    waiter = _waiter(1, _RECV)._replace(state="is stopped", notes=("more",))
+
+    assert explain([waiter], 101.0, [waiter.pid]) == [
+        "0101010 (prog:child) is stopped",
+        "0101010 (prog:child) waits in recv from 0101010, since 1.0 s at prog.py:3; nothing can wake it",
+        "    more",
+    ]
