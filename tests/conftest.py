@@ -66,11 +66,10 @@ class Leftovers(NamedTuple):
     """What is alive of the test, or lies in /dev/shm since it began; one line each."""
 
 
-@pytest.fixture
-def leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Leftovers]:
-    """Fail a test that leaves a process or an entry in /dev/shm; end what it has left."""
+@contextlib.contextmanager
+def nothing_left() -> Iterator[Leftovers]:
+    """Fail where a process or an entry in /dev/shm is left at the end of the block; end what is left."""
     mark = secrets.token_hex(8)
-    monkeypatch.setenv(MARK, mark)
     before = _shared_memory()
 
     def found() -> list[str]:
@@ -86,6 +85,14 @@ def leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Leftovers]:
                     os.kill(pid, signal.SIGKILL)
             pytest.fail("left behind: " + "; ".join(left))
         time.sleep(0.02)
+
+
+@pytest.fixture
+def leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Leftovers]:
+    """Fail a test that leaves a process or an entry in /dev/shm; end what it has left."""
+    with nothing_left() as left:
+        monkeypatch.setenv(MARK, left.mark)
+        yield left
 
 
 @pytest.fixture(autouse=True)

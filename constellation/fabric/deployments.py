@@ -205,7 +205,7 @@ class RemoteComputer:
 
     def signal(self, key: bytes, signum: int, cause: str) -> None:
         """Send a signal whose consequences are somebody else's decision."""
-        self.send(trunk.SignalTo(key, signum, cause))
+        self.send(trunk.SignalTo(key, int(signum), cause))
 
     def kill(self, key: bytes, cause: str) -> None:
         """Kill a process now."""
@@ -255,6 +255,7 @@ class Deployment:
         self._recce_node = 0
         self._first = 0
         self._first_output = b""
+        self._typed: list[bytes] = []
         self._asked = Resources()
 
     # Beginning
@@ -324,6 +325,9 @@ class Deployment:
             Order(member.number, member.key, b"", member.resources.to_fields(), function, "", b""),
             (),
         )
+        typed, self._typed = self._typed, []
+        for data in typed:
+            computer.send(trunk.Input(data))
 
     def refuse(self, text: str, code: int) -> None:
         """The program does not run: say why, and end."""
@@ -409,7 +413,9 @@ class Deployment:
     def typed(self, data: bytes) -> None:
         """For the stdin of the first process."""
         first = self.coordinator.first
-        if first is not None and first.is_alive and isinstance(first.computer, RemoteComputer):
+        if first is None:
+            self._typed.append(data)  # at most the client's window, for nobody takes any as yet
+        elif first.is_alive and isinstance(first.computer, RemoteComputer):
             first.computer.send(trunk.Input(data))
 
     def interrupted(self, signum: int) -> None:

@@ -151,7 +151,8 @@ class Daemon:
             loop, self._listener, self._credential.preamble_keys, self._accepted, self._journal.write
         )
         self._conduits: set[Conduit] = set()
-        loop.watch(keeper, lambda: self._end(f"the keeper has gone{os.read(keeper, 1).decode()}"))
+        self._keeper = keeper
+        loop.watch(keeper, self._on_keeper)
         self._master: FabricMaster | None = None
         self._bridge: _BridgeChild | None = None
         if config["nodes"] is not None:
@@ -245,9 +246,13 @@ class Daemon:
     def _leave(self, reason: str) -> None:
         self._journal.write(f"ends, because of {reason}")
         self._node.leave(f"it was stopped ({reason})")
-        self._loop.call_later(_LEAVE_S, lambda: self._end(reason))
+        self._loop.call_later(_LEAVE_S, self._end)
 
-    def _end(self, _reason: str) -> None:
+    def _on_keeper(self) -> None:
+        if not os.read(self._keeper, 16):  # what it writes is that it is ready
+            self._end()
+
+    def _end(self) -> None:
         self._node.end_all()
         if self._bridge is not None:
             self._bridge.end()
