@@ -357,7 +357,8 @@ class Coordinator:
         for victim in victims:
             if message.tree:
                 self._withdraw_all_of(victim)
-            self.ask(victim, cause, message.grace)
+            below = "" if victim is target else f", with all below {Pid.from_bytes(message.pid)}"
+            self.ask(victim, cause + below, message.grace)
 
     def _below(self, key: bytes) -> list[Member]:
         """All that a process has spawned, and they, as far as they live; the line may lead over dead ones."""

@@ -21,6 +21,7 @@ from constellation.core.messages import (
     Closed,
     Draining,
     Exited,
+    Leaving,
     LinkMade,
     LongWaits,
     Message,
@@ -187,10 +188,11 @@ class Runtime:
 
     # The end
 
-    def raised(self, kind: str, text: str) -> None:
-        """Tell the node of the exception that is about to end this process."""
+    def tell_last(self, message: Leaving | Raised) -> None:
+        """Tell the node why this process is about to end. Blocks for a moment where the node is slow."""
         if self.control.is_open and not self.is_foreign:
-            self.control.send(Raised(kind[:200], text[:4000]))
+            self.control.send(message)
+            self.control.finish(_LAST_WORD_S)
 
     def leave(self, linger: float) -> list[Held]:
         """Deliver what has been sent: drive until every peer has taken it in, closed or died.
@@ -267,6 +269,9 @@ class _Delivered:
         """It ends by itself, after `linger`."""
         return None
 
+
+_LAST_WORD_S = 1.0
+"""How long the news of an end waits for a node that does not read; without it the certificate could tell less."""
 
 _TELL_AFTER = 0.2
 """Seconds of draining before the node is told, so that it can be shown."""
