@@ -277,12 +277,19 @@ class Leaving(NamedTuple):
     reason: str
 
 
+class LinkLost(NamedTuple):
+    """process -> node -> the other: the link to ``peer`` has failed at one end, though both run: what was seen there."""
+
+    peer: bytes
+    reason: str
+
+
 Message: TypeAlias = (
     Ready | Spawn | Connect | Watch | Kill | Cancel | Raised | Draining | Close | Begin | Waiting
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
     | Register | Unregister | Whereis | Tie | Untie | Done | Found
-    | LongWaits | Unreachable | FarLink | Identity | Leaving
+    | LongWaits | Unreachable | FarLink | Identity | Leaving | LinkLost
 )  # fmt: skip
 
 # The position is the number on the wire: append only (docs/wire.md).
@@ -293,7 +300,7 @@ CONTROL: Final = Schema(
         LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
         Fork, Forked, ForkFailed, Ended, TemplateReady,
         Register, Unregister, Whereis, Tie, Untie, Done, Found,
-        LongWaits, Unreachable, FarLink, Identity, Leaving,
+        LongWaits, Unreachable, FarLink, Identity, Leaving, LinkLost,
     ),
 )  # fmt: skip
 

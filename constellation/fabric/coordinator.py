@@ -178,6 +178,10 @@ class Coordinator:
                 self._kill(member, message)
             case messages.Cancel(request):
                 self._cancel(member, request)
+            case messages.LinkLost(peer, reason):
+                other = self._living.get(peer)
+                if other is not None:
+                    self._send(other, messages.LinkLost(key, reason))
             case messages.Waiting(waits):
                 self._waits(member, waits=waits)
             case messages.LongWaits():

@@ -8,12 +8,14 @@ had sent, then its output, then its certificate.
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from constellation.core import draining, messages
+from constellation.core.finding import place_of_raise
 from constellation.core.lifecycle import KnownEnd, certificate, closing_words
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
@@ -286,12 +288,16 @@ class Node:
         assert first is not None and first.connection is not None  # noqa: PT018  # the loop has seen to it
         assert second is not None and second.connection is not None  # noqa: PT018
         try:
-            ours, theirs = self._transport().pair()
+            ours, theirs = map(operator.index, self._transport().pair())
         except OSError as error:
             if not self._has_said_no_descriptors:
                 self._has_said_no_descriptors = True
                 self._say(f"constellation: links wait: {error.strerror} in the fabric\n")
             self._loop.call_later(_RETRY_S, lambda: self.pair(one, two, number))
+            return
+        except Exception as error:  # a plugin's: these two have no link, and all else goes on
+            reason = f"making a pair of link ends raised {type(error).__name__}: {error}, at {place_of_raise(error)}"
+            self._events.not_linked(one, two, number, ending=b"", reason=reason)
             return
         if second.connection.send(messages.LinkMade(one, number), [theirs]):
             first.connection.send(messages.LinkMade(two, number), [ours])
