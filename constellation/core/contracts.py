@@ -134,6 +134,9 @@ class BufferingLink(Link, Protocol):
 class Transport(Protocol):
     """Makes links. One object per process, made by the `register_transports` hook.
 
+    One with an attribute ``link_version`` (text, as in ``link_version = "2"``) states which version of it travels: both ends
+    of a link compare it in their first frame, and refuse another. Without it every version goes with every other.
+
     With these members alone it works within one computer. The `RemoteTransport` is for links between computers.
     """
 
@@ -253,6 +256,8 @@ class Serializer(Protocol):
     One with a true attribute ``takes_all_plain`` states that it can encode every list whose members are exact int, float,
     bool, None, str or bytes, or flat dicts and tuples of these: quick sends of such values are then encoded together, after
     the send has returned. Without it each value is encoded in its own send, which is where a refusal belongs.
+
+    One with an attribute ``link_version`` states the version of its bytes, as a `Transport` does.
 
     An exception of another type than the one that is named ends the operation that called, and nothing else.
     """

@@ -14,6 +14,7 @@
      |    +-- WouldBlock            try_send or try_recv could not be done at once
      +-- NameInUse                  register: another process has the name
      +-- SupervisionError           a supervisor has given up; names the child and how it ended
+     +-- DeployError                a program was refused before it ran; says what mends it
      +-- HandshakeError             two sides do not agree on version, transport, serializer or credential
      +-- SerializationError         a value cannot be encoded or decoded; names the member
      +-- PluginError                a plugin is unknown, broken or in conflict
@@ -130,6 +131,10 @@ class SupervisionError(ConstellationError):
         who = f"supervisor {self.supervisor!r}" if self.supervisor else "the supervisor"
         which = f": child {self.child!r}" if self.child is not None else ""
         return f"{who} has given up{which}: {self.reason}"
+
+
+class DeployError(ConstellationError):
+    """A program was refused before it ran: its files, its requirements or its Python do not do; the text says what mends it."""
 
 
 class HandshakeError(ConstellationError):

@@ -38,7 +38,7 @@ FLUSH: Final = 10
 """Answer with FLUSHED and the same payload when all before this has been taken in."""
 FLUSHED: Final = 11
 HELLO: Final = 12
-"""First frame of each side: version, transport, serializer, credit."""
+"""First frame of each side: what it offers (core/handshake.py)."""
 BYE: Final = 13
 """This side has no channel left; it will not use the link unless it says OPEN again (core/linklife.py). In the place of
 the channel stands how many times this side has said so here."""
@@ -178,24 +178,3 @@ def read_wanted(payload: bytes) -> tuple[int, bool]:
     if size > settings.LARGEST_VALUE:
         raise FrameError(f"a WANT frame for {size} bytes: expected at most {settings.LARGEST_VALUE}")
     return size, bool(leaving)
-
-
-def encode_hello(transport: str, serializer: str, credit: int) -> bytes:
-    """The HELLO frame."""
-    return encode_frame(HELLO, 0, f"constellation/{settings.WIRE_VERSION} {transport} {serializer} {credit}".encode())
-
-
-def read_hello(payload: bytes) -> tuple[int, str, str, int]:
-    """Version, transport, serializer and credit of a HELLO frame.
-
-    Raises:
-        FrameError: The payload is not that of a HELLO frame.
-    """
-    try:
-        head, transport, serializer, credit = payload.decode("ascii").split(" ")
-        magic, version = head.split("/")
-        if magic != "constellation":
-            raise ValueError(magic)
-        return int(version), transport, serializer, int(credit)
-    except ValueError as error:
-        raise FrameError(f"a HELLO frame that says {payload[:80]!r}") from error

@@ -19,6 +19,7 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+from constellation.core.fatal import Fatal
 from constellation.core.pid import Pid
 from constellation.core.signals import signal_name
 from constellation.core.status import ExitStatus
@@ -236,7 +237,15 @@ class KnownEnd(NamedTuple):
     """Why it was killed, where that was for want of memory: a whole cause; None: it was not, or nobody knows."""
     killer: str | None = None
     """Who asked for the end: "process 3fecd01", "Ctrl-C", ...; None: nobody that we know."""
+    sent: int | None = None
+    """The last signal that it was sent because of that; None: none that has reached it."""
+    fatal: Fatal | None = None
+    """What Python wrote of the fault that ended it."""
     exception: tuple[str, str] | None = None
+    reason: str | None = None
+    """What the process said of its end: a cause, or "" where it only said that it ends as Python programs do. None: nothing."""
+    may_say: bool = True
+    """Whether it would have said so: nothing is known of one that never came to run its function."""
     undelivered: Sequence[str] = ()
     """Channels whose values were not taken, in words."""
     is_template_lost: bool = False
@@ -247,14 +256,22 @@ class KnownEnd(NamedTuple):
     place: str | None = None
 
 
-_ASKED_ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP}
+OUTSIDE = "not by constellation"
+"""Of a signal that neither the fabric has sent nor, as far as it can tell, the kernel for want of memory."""
+AT_ONCE = "without a word, as by os._exit"
+HEARD_SIGTERM = f"SIGTERM, {OUTSIDE}"
+"""The reason that a process gives which has ended because of a SIGTERM: whose it was, the monitor knows better."""
+SYSTEM_EXIT = "SystemExit"
+
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
 
 def certificate(end: KnownEnd) -> ExitStatus:
     """Write the death certificate of a process.
 
     A good end needs no words, but for one that came over a link. The cause is the first of these that is known: want of
-    memory, who killed it, the exception, the loss of the template, what was not delivered, what it did wrong towards us.
+    memory, who killed it, the fault that Python wrote of, the exception, the loss of the template, what it said itself,
+    what was not delivered, what it did wrong towards us; else what can be told by who it was not.
 
     Args:
         end: What is known.
@@ -273,6 +290,7 @@ def certificate(end: KnownEnd) -> ExitStatus:
         tuple(end.stderr),
         end.node,
         end.place,
+        end.fatal.stack() if end.fatal is not None and end.fatal.fits(end.signum) else (),
     )
 
 
@@ -281,22 +299,45 @@ def _is_linked(end: KnownEnd) -> bool:
     return end.killer is not None and end.killer.startswith(LINKED)
 
 
+def _was_killed(end: KnownEnd) -> bool:
+    """Whether it ended as one ends that gets what it was sent."""
+    by = end.signum if end.signum is not None else (end.code or 0) - 128
+    if by == signal.SIGKILL:
+        return end.sent == signal.SIGKILL  # asked to end and killed by another is another's deed
+    return by in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} and end.sent is not None
+
+
 def _cause(end: KnownEnd) -> str | None:
     if end.memory is not None:
         return end.memory
-    by_signal = end.signum if end.signum is not None else (end.code or 0) - 128
-    if end.killer is not None and by_signal in _ASKED_ENDS:
+    if end.killer is not None and _was_killed(end):
         return end.killer if _is_linked(end) else f"killed by {end.killer}"
     if end.code == 0 and _is_linked(end):
         return end.killer
+    if end.fatal is not None and end.fatal.fits(end.signum):
+        return end.fatal.cause()
     if end.exception is not None:
         name, text = end.exception
         return f"uncaught {name}: {text}" if text else f"uncaught {name}"
-    if end.is_template_lost:
+    if end.is_template_lost and end.signum in {signal.SIGKILL, None} and end.code is None:
         return TEMPLATE_LOST
     if end.undelivered:
         return f"undelivered: {', '.join(end.undelivered)}"
-    return end.fault
+    if end.fault is not None:
+        return end.fault
+    if end.code is not None:
+        return _cause_of_code(end)
+    if end.signum is None or end.signum in _FAULTS:
+        return None  # a fault is its own
+    return OUTSIDE if end.sent is None else f"{OUTSIDE}, which had only asked it to end"
+
+
+def _cause_of_code(end: KnownEnd) -> str | None:
+    if end.reason is None:
+        return AT_ONCE if end.may_say else None
+    if end.reason == HEARD_SIGTERM and end.code != 128 + signal.SIGTERM:
+        return None  # it was heard, and the program has ended in its own way
+    return end.reason or SYSTEM_EXIT
 
 
 def closing_words(data: bytes, lines: int = 10) -> tuple[str, ...]:

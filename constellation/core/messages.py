@@ -147,8 +147,8 @@ class Closed(NamedTuple):
 class Fork(NamedTuple):
     """node -> template: fork one process.
 
-    Descriptors: control, stdout, stderr, the payload's memfd where ``payload`` is empty, and the entrances of control
-    groups, to each of which the process writes "0".
+    Descriptors: control, stdout, stderr, the pipe for a last stack, the payload's memfd where ``payload`` is empty, and
+    the entrances of control groups, to each of which the process writes "0".
     """
 
     process: int
@@ -271,12 +271,25 @@ class Identity(NamedTuple):
     authority: bytes
 
 
+class Leaving(NamedTuple):
+    """process -> node: it ends as Python programs do, and perhaps why, as a cause; who does not say so has left at once."""
+
+    reason: str
+
+
+class LinkLost(NamedTuple):
+    """process -> node -> the other: the link to ``peer`` has failed at one end, though both run: what was seen there."""
+
+    peer: bytes
+    reason: str
+
+
 Message: TypeAlias = (
     Ready | Spawn | Connect | Watch | Kill | Cancel | Raised | Draining | Close | Begin | Waiting
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
     | Register | Unregister | Whereis | Tie | Untie | Done | Found
-    | LongWaits | Unreachable | FarLink | Identity
+    | LongWaits | Unreachable | FarLink | Identity | Leaving | LinkLost
 )  # fmt: skip
 
 # The position is the number on the wire: append only (docs/wire.md).
@@ -287,7 +300,7 @@ CONTROL: Final = Schema(
         LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
         Fork, Forked, ForkFailed, Ended, TemplateReady,
         Register, Unregister, Whereis, Tie, Untie, Done, Found,
-        LongWaits, Unreachable, FarLink, Identity,
+        LongWaits, Unreachable, FarLink, Identity, Leaving, LinkLost,
     ),
 )  # fmt: skip
 

@@ -27,6 +27,8 @@ class ExitStatus(NamedTuple):
     """Name of the node that ran it."""
     place: str | None = None
     """``file:line`` of the spawn, or None for a first process."""
+    stack: tuple[str, ...] = ()
+    """The last Python stack, where a fault ended it: ``function at file:line`` of the most recent calls, those first."""
 
     @property
     def ok(self) -> bool:
@@ -58,6 +60,7 @@ class ExitStatus(NamedTuple):
             list(self.stderr),
             self.node,
             self.place,
+            list(self.stack),
         ]
 
     @classmethod
@@ -68,13 +71,13 @@ class ExitStatus(NamedTuple):
             ValueError: The fields are not those of an ExitStatus.
         """
         try:
-            pid, code, signal, cause, exception, stderr, node, place = fields
+            pid, code, signal, cause, exception, stderr, node, place, stack = fields
             pair = (None, None) if exception is None else tuple(exception)
-            lines = tuple(stderr)
+            lines, calls = tuple(stderr), tuple(stack)
             made = Pid.from_bytes(pid)
         except (TypeError, ValueError) as error:
             raise ValueError(f"cannot read an exit status from {reprlib.repr(fields)}: {error}") from error
-        texts = (*lines, node)
+        texts = (*lines, *calls, node)
         maybe = (signal, cause, place, *pair)
         if not (
             (code is None or type(code) is int)
@@ -83,4 +86,4 @@ class ExitStatus(NamedTuple):
             and all(text is None or type(text) is str for text in maybe)
         ):
             raise ValueError(f"cannot read an exit status from {reprlib.repr(fields)}: a field is not of its type")
-        return cls(made, code, signal, cause, None if exception is None else pair, lines, node, place)
+        return cls(made, code, signal, cause, None if exception is None else pair, lines, node, place, calls)

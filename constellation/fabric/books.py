@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from constellation.fabric.packets import Packets
     from constellation.fabric.templates import Template
 
-TAIL_BYTES = 4096
-"""Of what a process wrote to stderr: enough for the ten lines of its certificate."""
+TAIL_BYTES = 32 << 10
+"""Of what a process wrote to stderr: enough for the ten lines of its certificate, or for the last stack that Python wrote."""
 
 
 class Process:
     """A process on the computer that runs it, from the moment in which it is forked until its certificate is written."""
 
     __slots__ = (
-        "connection", "exception", "fault", "function", "is_alive", "is_attached", "is_ready", "key", "number", "order",
-        "os_pid", "outputs", "parent", "pid", "pidfd", "place", "reaped", "resources", "tail", "template", "undelivered",
+        "connection", "exception", "fault", "full_stack", "function", "is_alive", "is_attached", "is_ready", "key",
+        "last_stack", "last_stack_fd", "number", "order", "os_pid", "outputs", "parent", "pid",
+        "pidfd", "place", "reaped", "reason", "resources", "tail", "template", "undelivered",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,13 @@ class Process:
         self.undelivered: tuple[str, ...] = ()
         """Channels that it gives up delivering, in words."""
         self.fault: str | None = None
+        self.reason: str | None = None
+        """What it said of its end."""
+        self.last_stack_fd = -1
+        """Read end of the pipe in which Python writes its last stack."""
+        self.last_stack = bytearray()
+        self.full_stack: int | None = None
+        """Size of its C stack, where that was full when Python began to write there."""
 
     def remember(self, data: bytes) -> None:
         """Keep the end of what it writes to stderr."""

@@ -166,6 +166,10 @@ class Coordinator:
                 self._kill(member, message)
             case messages.Cancel(request):
                 self._cancel(member, request)
+            case messages.LinkLost(peer, reason):
+                other = self._living.get(peer)
+                if other is not None:
+                    self._send(other, messages.LinkLost(key, reason))
             case messages.Waiting(waits):
                 self._waits(member, waits=waits)
             case messages.LongWaits():
@@ -350,7 +354,8 @@ class Coordinator:
         for victim in victims:
             if message.tree:
                 self._withdraw_all_of(victim)
-            self.ask(victim, cause, message.grace)
+            below = "" if victim is target else f", with all below {Pid.from_bytes(message.pid)}"
+            self.ask(victim, cause + below, message.grace)
 
     def _below(self, key: bytes) -> list[Member]:
         """All that a process has spawned, and they, as far as they live; the line may lead over dead ones."""

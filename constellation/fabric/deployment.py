@@ -179,7 +179,7 @@ class Deployment:
             template = Template(self._loop, socket.socket(fileno=self._fds["template"]), self._node)
             template.expect(self._first)
             self._node.forks = template
-        self._node.begin(self._first, socket.socket(fileno=self._fds["control"]))
+        self._node.begin(self._first, socket.socket(fileno=self._fds["control"]), self._fds["last_stack"])
         member = Member(
             self._first.number,
             self._first.pid,

@@ -47,7 +47,7 @@ def main(config_fd: int) -> int:
 
 
 def raise_file_limit() -> tuple[int, int]:
-    """Allow as many descriptors as the system does (four for each process); give the limits as they were."""
+    """Allow as many descriptors as the system does (five for each process); give the limits as they were."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:

@@ -126,6 +126,11 @@ class Monitor:
         process.outputs.clear()
         return words
 
+    def show(self, process: Process, text: str) -> None:
+        """Show something as if the process had written it to stderr."""
+        if text:
+            self._on_output(process.pid, 2, text.encode("utf-8", "backslashreplace"))
+
     def drain_all(self) -> None:
         """Read what is left in every pipe, and close them all: the deployment has ended."""
         for fd, (process, _) in list(self._pipes.items()):

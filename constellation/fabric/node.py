@@ -8,18 +8,21 @@ had sent, then its output, then its certificate.
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from constellation.core import draining, messages
+from constellation.core.finding import place_of_raise
 from constellation.core.lifecycle import KnownEnd, certificate, closing_words
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
 from constellation.core.status import ExitStatus
 from constellation.fabric.books import Process, close_fds
+from constellation.fabric.laststacks import LastStacks
 from constellation.fabric.packets import Packets
 from constellation.fabric.templates import control_pair
 
@@ -27,14 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from constellation.core.contracts import Transport
+    from constellation.core.fatal import Fatal
     from constellation.core.messages import Fork
     from constellation.fabric.computer import Computer, Events, Order
     from constellation.fabric.limits import Limits
     from constellation.fabric.loop import Loop
     from constellation.fabric.monitor import Monitor
 
-DESCRIPTORS_EACH = 4
-"""Control connection, stdout, stderr, pidfd."""
+DESCRIPTORS_EACH = 5
+"""Control connection, stdout, stderr, the last stack, pidfd."""
 DESCRIPTORS_KEPT = 64
 """For links on their way and what else must not fail: a pidfd that finds no room is lost with its process."""
 
@@ -91,6 +95,7 @@ class Node:
         self._say = say
         self._living: dict[bytes, Process] = {}
         self._by_os_pid: dict[int, Process] = {}
+        self._last_stacks = LastStacks(loop)
         self._has_said_no_descriptors = False
 
     @property
@@ -100,11 +105,19 @@ class Node:
 
     # Beginning
 
-    def begin(self, process: Process, sock: socket.socket) -> None:
-        """Take the first process in; it runs already."""
+    def begin(self, process: Process, sock: socket.socket, last_stack: int) -> None:
+        """Take the first process in; it runs already.
+
+        Args:
+            process: The first process.
+            sock: The fabric's end of its control connection.
+            last_stack: The fabric's end of the pipe for that; below 0: it has none.
+        """
         self.first = process
         self._living[process.key] = process
         self._connect(process, sock)
+        if last_stack >= 0:
+            self._last_stacks.take_in(process, last_stack)
 
     def begin_anew(self, process: Process, pid: Pid, function: str, resources: Resources, forks: Forks) -> None:
         """The first process begins a new deployment: a new name, a new template."""
@@ -147,6 +160,8 @@ class Node:
                 self._ready(process, os_pid)
             case messages.Raised(name, text):
                 process.exception = (name, text)
+            case messages.Leaving(reason):
+                process.reason = reason
             case messages.Draining(channels, is_over=True):
                 process.undelivered = draining.describe(draining.from_fields(channels))
             case messages.Begin() if process is self.first and fds:
@@ -178,6 +193,7 @@ class Node:
                 os.set_blocking(read_end, False)
                 process.outputs[read_end] = stream
                 made.append(write_end)
+            made.append(self._last_stacks.open(process))
             if made[-1] > self._file_limit - DESCRIPTORS_KEPT:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         except OSError as error:
@@ -218,6 +234,7 @@ class Node:
         if process.connection is not None:
             process.connection.close()
         words = closing_words(self._monitor.abandon(process))
+        self._last_stacks.forget(process)
         self._limits.release(process)
         if words:
             text += "; it said:" + "".join(f"\n    {line}" for line in words)
@@ -277,12 +294,16 @@ class Node:
         assert first is not None and first.connection is not None  # noqa: PT018  # the loop has seen to it
         assert second is not None and second.connection is not None  # noqa: PT018
         try:
-            ours, theirs = self._transport().pair()
+            ours, theirs = map(operator.index, self._transport().pair())
         except OSError as error:
             if not self._has_said_no_descriptors:
                 self._has_said_no_descriptors = True
                 self._say(f"constellation: links wait: {error.strerror} in the fabric\n")
             self._loop.call_later(_RETRY_S, lambda: self.pair(one, two, number))
+            return
+        except Exception as error:  # a plugin's: these two have no link, and all else goes on
+            reason = f"making a pair of link ends raised {type(error).__name__}: {error}, at {place_of_raise(error)}"
+            self._events.not_linked(one, two, number, ending=b"", reason=reason)
             return
         if second.connection.send(messages.LinkMade(one, number), [theirs]):
             first.connection.send(messages.LinkMade(two, number), [ours])
@@ -316,21 +337,26 @@ class Node:
         if process.connection is not None:
             process.connection.drain()
         process.is_alive = False
+        may_say = process.is_ready
         if not process.is_ready and not process.is_attached:
             # It ended before it could say so; what it wrote must have a process that it belongs to.
             process.is_ready = True
             self._events.began(process.key, process.os_pid, is_running=False)
         self._monitor.drain(process)
+        fatal, words = self._last_stacks.end(process, signum)
+        self._monitor.show(process, words)
         if process.connection is not None:
             process.connection.close()
         self._by_os_pid.pop(process.os_pid, None)
         del self._living[process.key]
-        status = self._certificate(process, code, signum)
+        status = self._certificate(process, code, signum, fatal, may_say=may_say)
         self._monitor.release(process)
         self._limits.release(process)
         self._events.ended(process.key, status, counts=not process.is_attached)
 
-    def _certificate(self, process: Process, code: int | None, signum: int | None) -> ExitStatus:
+    def _certificate(
+        self, process: Process, code: int | None, signum: int | None, fatal: Fatal | None, *, may_say: bool
+    ) -> ExitStatus:
         template = process.template
         return certificate(
             KnownEnd(
@@ -339,7 +365,11 @@ class Node:
                 signum,
                 memory=self._limits.cause(process, signum),
                 killer=process.order.cause,
+                sent=process.order.asked_with,
+                fatal=fatal,
                 exception=process.exception,
+                reason=process.reason,
+                may_say=may_say,
                 undelivered=process.undelivered,
                 is_template_lost=template is not None and template.is_lost and not template.is_once,
                 fault=process.fault,

@@ -48,6 +48,7 @@ class Attachment:
             "template": -1,
             "stdout": -1,
             "stderr": -1,
+            "last_stack": -1,
             "pty": -1,
             "keeper": keeper_read,
             "output": output_write,

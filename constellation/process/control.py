@@ -9,9 +9,11 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps: numbers stay numbers
 import _thread
 import os
+import select
 import socket
 from array import array
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -128,6 +130,16 @@ class Control:
             del queue[0], done[0]  # commit
             for fd in fds:
                 os.close(fd)
+
+    def finish(self, timeout: float) -> None:
+        """Blocks. Send what is queued, as far as the node reads within ``timeout`` seconds: the process is about to end."""
+        deadline = perf_counter() + timeout
+        while self._queue and self.is_open and (left := deadline - perf_counter()) > 0:
+            poll = select.poll()
+            poll.register(self._fd, select.POLLOUT)
+            poll.poll(left * 1000)
+            with Blocked(), self._lock:
+                self._flush()
 
     def on_ready(self, events: int) -> None:
         """Handle what the node says."""

@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from constellation.process import boot, kernel, life
+from constellation.process import boot, kernel, laststack, life
 from constellation.process.template import Template
 
 _SOCKET_BUFFER = 1 << 20
@@ -77,6 +77,8 @@ def start(config: dict[str, Any], *, human: bool) -> socket.socket:
         if first:
             _become_template(ends, first, signals, config)
         _take_standard_descriptors(ends.first)
+        laststack.prepare()
+        laststack.aim(ends.first["last_stack"])
         carried.restore()
         gc.unfreeze()
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
@@ -130,6 +132,7 @@ def _open_ends(*, human: bool) -> _Ends:
     keeper_read, keeper_write = os.pipe()
     first = {"control": first_control, "stdin": -1}
     fabric = {"control": fabric_control, "template": fabric_template, "keeper": keeper_read, "pty": -1}
+    fabric["last_stack"], first["last_stack"] = laststack.open_pipe()
     if os.isatty(0):
         fabric["pty"], first["stdin"] = _open_pty()
     for number, name in ((1, "stdout"), (2, "stderr")):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from constellation.core import credit, framing, settings
 from constellation.core.errors import ChannelClosed, TypeMismatch
+from constellation.process.faults import blame_decode, is_of_program
 from constellation.process.memory import BytesRoom
 
 if TYPE_CHECKING:
@@ -149,16 +150,17 @@ class Incoming:
                         self._check_raw(value)  # type: ignore[misc]  # not None, see above
                     else:
                         value = self._decode((payload,))
-                except Exception:
-                    if queue and queue[0] is entry:
+                        if kind == _LIST:
+                            more = deque(value)
+                            value = more[0]
+                except Exception as error:  # a plugin's, or its refusal
+                    if queue and queue[0] is entry and not is_of_program(error):
                         del queue[0]
                         self.taken += size  # commit
-                    raise
+                    blame_decode(self.peer.runtime.serializer, error)
             if self.taken + size - self._reported >= self.window >> 2:  # credit.is_due, written out
                 self._report(size)
             if kind == _LIST:
-                more = deque(value)
-                value = more[0]
                 del more[0]
                 if queue and queue[0] is entry and not self.values:
                     del queue[0]

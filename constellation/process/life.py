@@ -25,16 +25,22 @@ from functools import partial
 from typing import Any, NoReturn
 
 from constellation.core.errors import SerializationError
-from constellation.core.messages import Fork
+from constellation.core.lifecycle import HEARD_SIGTERM, SYSTEM_EXIT
+from constellation.core.messages import Fork, Leaving, Raised
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
-from constellation.process import runtime
+from constellation.process import laststack, runtime
 from constellation.process.reactor import prepare_signals
 from constellation.serializers import pickle
 
 SIGTERM_CODE = 143
 INTERRUPT_CODE = 130
 _ASK_AGAIN_S = 0.002
+_LONGEST_TEXT = 4000
+"""Characters of an exception that are told: what a certificate keeps of it."""
+
+heard_sigterm = False
+"""Whether a SIGTERM has come, and was to end this process."""
 
 _is_forking = False
 _watches_forks = False
@@ -72,7 +78,7 @@ def run(message: Fork, payload: bytes, control: socket.socket, config: dict[str,
     finally:
         # Whatever interrupts the end (a second SIGTERM) must not lead back into the template's frames.
         try:
-            code = flush_files() or code
+            code = _flush_at_end() or code
         finally:
             os._exit(code & 0xFF)
 
@@ -109,7 +115,10 @@ def _call(payload: bytes, name: str) -> None:
 def _report(error: BaseException) -> int:
     """Show an uncaught exception as Python does, tell the node, and give the exit code."""
     if isinstance(error, SystemExit):
-        return exit_code(error)
+        code = exit_code(error)
+        if code:
+            _tell(Leaving(_reason(error)))
+        return code
     announce(error)
     # The frames of ours above the user's first one say nothing to the user.
     trace = error.__traceback__
@@ -131,20 +140,47 @@ def exit_code(error: SystemExit) -> int:
     return 1
 
 
+def _reason(error: SystemExit) -> str:
+    if isinstance(error, SigtermExit):
+        return HEARD_SIGTERM
+    text = _text_of(error.code)
+    return f"{SYSTEM_EXIT}: {text}" if text else SYSTEM_EXIT
+
+
 def announce(error: BaseException) -> None:
     """Tell the node which exception is about to end this process."""
-    running = runtime.installed()
-    if running is None or _is_foreign:
-        return
+    _tell(raised(error))
+
+
+def raised(error: BaseException) -> Raised:
+    """The news of an exception that is about to end this process."""
     kind = type(error)
-    try:
-        text = str(error)
-    except Exception as broken:
-        text = f"<str() of it raised {type(broken).__name__}>"
     name = (
         kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
     )
-    running.raised(name, text.encode(errors="replace").decode())  # surrogates do not travel
+    return Raised(name[:200], _text_of(error))
+
+
+def _text_of(value: object) -> str:
+    try:
+        text = str(value)
+    except Exception as broken:
+        text = f"<str() of it raised {type(broken).__name__}>"
+    return text[:_LONGEST_TEXT].encode(errors="replace").decode()  # surrogates do not travel
+
+
+def _tell(message: Leaving | Raised) -> None:
+    running = runtime.installed()
+    if running is not None and not _is_foreign:
+        running.tell_last(message)
+
+
+def _flush_at_end() -> int:
+    """Flush every file; a failure that changes the exit code is told."""
+    code = flush_files()
+    if code:
+        _tell(Leaving("stdout or stderr could not be flushed"))
+    return code
 
 
 def _join_threads(before: set[threading.Thread]) -> None:
@@ -173,6 +209,8 @@ def handle_sigterm() -> None:
 
 
 def _on_sigterm(_number: int, _frame: Any) -> NoReturn:
+    global heard_sigterm
+    heard_sigterm = True
     raise SigtermExit(SIGTERM_CODE)
 
 
@@ -226,6 +264,7 @@ def prepare_processes() -> None:
     """Do once, in the template, what every process forked from it needs."""
     prepare_signals()
     handle_sigterm()
+    laststack.prepare()
     _leave_debugger()
     _leave_loops()
     if sys.stdin is not None and sys.stdin is sys.__stdin__:
@@ -286,6 +325,7 @@ def _after_fork_in_child() -> None:
     if _is_forking:
         return
     _is_foreign = True
+    laststack.leave()
     # multiprocessing's terminate() counts on the default.
     if signal.getsignal(signal.SIGTERM) is _on_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from constellation.core import credit, framing, settings
 from constellation.core.errors import ChannelClosed, TypeMismatch
+from constellation.process.faults import blame_encode, is_of_program, words
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Buffer, Codec
@@ -258,9 +259,13 @@ class Outgoing:
                 return self._offer_bytes(value)
         elif kind is bytearray or kind is memoryview:
             return self._offer_buffer(kind, value)
-        buffers = self._encode(value)
-        body = buffers[0]
-        size = len(body)
+        buffers: Sequence[Buffer] | None = None
+        try:
+            buffers = self._encode(value)
+            body = buffers[0]
+            size = len(body)
+        except Exception as error:  # a plugin's, or its refusal
+            blame_encode(self.peer.runtime.serializer, error, buffers)
         if len(buffers) > 1 or size > _INLINE:
             return self._offer_large(framing.ENCODED, buffers)
         with self.lock:
@@ -268,7 +273,10 @@ class Outgoing:
                 self.seal()
             if size > self._room or self._queue or self._current is not None:
                 return self._offer_slow(Large(self, framing.ENCODED, buffers, borrowed=False))
-            frame = _HEADER.pack(size, self.number, framing.VALUE) + body
+            try:
+                frame = _HEADER.pack(size, self.number, framing.VALUE) + body
+            except TypeError as error:
+                blame_encode(self.peer.runtime.serializer, error, buffers)
             wire = self.peer.wire
             wire.out += (frame,)
             self._accepted += size
@@ -287,6 +295,9 @@ class Outgoing:
                     wire.sent += map(wire.link.send, (frame,))
                 except OSError:
                     wire.flush()
+                except Exception as error:  # a plugin's
+                    wire.fail(error)
+                    raise self._error() from error
                 else:
                     if wire.sent[0] == len(frame):
                         del wire.out[0], wire.sent[0]  # commit
@@ -324,10 +335,14 @@ class Outgoing:
         return self._settle(Large(self, what, (part,), borrowed=not small))
 
     def _offer_large(self, what: int, buffers: Sequence[Buffer]) -> Large | None:
-        apart = sum(memoryview(buffer).nbytes for buffer in buffers[1:])
-        borrowed = apart > _INLINE
-        parts = buffers if borrowed or not apart else [buffers[0], *map(bytes, buffers[1:])]
-        return self._settle(Large(self, what, parts, borrowed=borrowed))
+        try:
+            apart = sum(memoryview(buffer).nbytes for buffer in buffers[1:])
+            borrowed = apart > _INLINE
+            parts = buffers if borrowed or not apart else [buffers[0], *map(bytes, buffers[1:])]
+            large = Large(self, what, parts, borrowed=borrowed)
+        except TypeError as error:
+            blame_encode(self.peer.runtime.serializer, error, buffers)
+        return self._settle(large)
 
     def _settle(self, large: Large) -> Large | None:
         with self.lock:
@@ -415,11 +430,21 @@ class Outgoing:
                 self.lot = (
                     0  # commit, from `_sealing` on: what is added without a lock goes into the new list, or nowhere
                 )
-            body = self._encode(values)[0]
-            size = len(body)
-            if size > settings.LARGEST_FRAME or size > self._room:  # a few huge ints: one by one then
+            try:
+                body = self._encode(values)[0]
+                size = len(body)
+                is_one = size <= settings.LARGEST_FRAME and size <= self._room
+                frame = _HEADER.pack(size, self.number, framing.LIST) + body if is_one else b""
+                singles = deque(
+                    [Large(self, framing.ENCODED, self._encode(value), borrowed=False) for value in values]
+                    if not is_one
+                    else ()
+                )
+            except Exception as error:  # a plugin's, that has stated that it takes all of these
+                self._cannot_seal(error)
+                return
+            if not is_one:  # a few huge ints: one by one then
                 # They have been accepted, whatever the credit says now.
-                singles = deque([Large(self, framing.ENCODED, self._encode(value), borrowed=False) for value in values])
                 size = 0
                 for single in singles:
                     single.state = QUEUED
@@ -430,12 +455,18 @@ class Outgoing:
                 self._sealing = None  # commit, from `_queue` on
                 self._pump()
                 continue
-            frame = _HEADER.pack(size, self.number, framing.LIST) + body
             self.peer.wire.out += (frame,)
             self._accepted += size
             self._sent += size
             self._room -= size
             self._sealing = None  # commit, from `out` on
+
+    def _cannot_seal(self, error: Exception) -> None:
+        """Values that have been accepted cannot be encoded: nobody may take the rest of the stream for all of it."""
+        if is_of_program(error):
+            raise error
+        name = self.peer.runtime.serializer.name
+        self.peer.on_failed(f"serializer {name!r} takes all plain values, as it states, and {words(error)}, in encode")
 
     def _defer(self, wire: Wire, combined: bool) -> None:
         if wire.deferred is False:

@@ -17,17 +17,17 @@ import _thread
 import os
 from typing import TYPE_CHECKING
 
-from constellation.core import framing, linklife, settings
+from constellation.core import framing, handshake, linklife
 from constellation.core.errors import ChannelClosed, ChannelError, HandshakeError, PeerDied
 from constellation.core.linklife import Connecting
 from constellation.core.messages import Connect
+from constellation.core.status import ExitStatus
 from constellation.process.incoming import Incoming
 from constellation.process.outgoing import Outgoing
 from constellation.process.wire import Wire
 
 if TYPE_CHECKING:
     from constellation.core.pid import Pid
-    from constellation.core.status import ExitStatus
     from constellation.process.runtime import Runtime
 
 
@@ -39,7 +39,7 @@ class Peer:
         self.reactor = runtime.reactor
         self.pid = pid
         self.lock = _thread.RLock()
-        self.gone: ChannelError | None = None
+        self.gone: ChannelError | HandshakeError | None = None
         self.incoming_by_number: dict[int, Incoming] = {}
         self.outgoing_by_number: dict[int, Outgoing] = {}
         self.claimed: set[tuple[str, str]] = set()  # ("sender" or "receiver", name) of each end that is held
@@ -139,8 +139,7 @@ class Peer:
 
     def _new_wire(self) -> Wire:
         wire = Wire(self, self.reactor)
-        runtime = self.runtime
-        wire.out.append(framing.encode_hello(runtime.transport.name, runtime.serializer.name, runtime.credit))
+        wire.out.append(handshake.encode(self.runtime.offer))
         return wire
 
     def ensure_link(self) -> None:
@@ -156,17 +155,23 @@ class Peer:
 
     def _link_to_self(self) -> None:
         transport = self.runtime.transport
-        front, back = transport.pair()
-        self.back = self._new_wire()
-        self.wire.open(transport.adopt(front), 0)
-        self.back.open(transport.adopt(back), 0)
+        try:
+            front, back = transport.pair()
+            self.back = self._new_wire()
+            self.wire.open(transport.adopt(front), 0)
+            self.back.open(transport.adopt(back), 0)
+        except Exception as error:  # a plugin's
+            self.wire.fail(error)
 
     def on_link(self, number: int, fd: int) -> None:
         """The node has made a link; ``fd`` stays the caller's."""
         with self.lock:
             connecting, wire = self._connecting, self.wire
             if connecting.is_next(number, wire.link is not None):
-                wire.open(self.runtime.transport.adopt(os.dup(fd)), number)
+                try:
+                    wire.open(self.runtime.transport.adopt(os.dup(fd)), number)
+                except Exception as error:  # a plugin's
+                    wire.fail(error)
             elif wire.number == number and wire.link is not None:  # once more, after a Ctrl-C
                 wire.open(wire.link, number)
             else:
@@ -193,22 +198,38 @@ class Peer:
                 self._asked = True
         wire.close()
 
-    def on_broken(self, wire: Wire, reason: str) -> None:
-        """The peer has sent what no peer of ours sends, or speaks another version."""
-        wire.close()
-        self.fail(HandshakeError(f"the link to {self.pid} is closed: {reason}"))
+    def on_broken(self, error: framing.FrameError) -> None:
+        """The peer has sent what no peer of ours sends, or has started with something else than this process."""
+        if isinstance(error, handshake.Disagreement):
+            self.fail(HandshakeError(f"no link with process {self.pid}: {error}"))
+        else:
+            self.on_failed(f"process {self.pid} sent {error}")
+
+    def on_failed(self, reason: str) -> None:
+        """The link has failed at this end, and nobody knows what of the stream is lost. The other end must hear of it."""
+        if self.gone is None and self.pid != self.runtime.pid:
+            self.runtime.tell_lost(self.pid, reason)
+        self.fail(self._lost(reason))
+
+    def on_lost(self, reason: str) -> None:
+        """The link has failed at the other end. The role is held."""
+        self.wire.drain()  # what it had sent before
+        self.fail(self._lost(f"{reason} (seen by process {self.pid})"))
+
+    def _lost(self, reason: str) -> PeerDied:
+        return PeerDied(self.pid, ExitStatus(self.pid, None, None, f"the link is lost: {reason}"))
 
     def on_status(self, status: ExitStatus | None) -> None:
         """The node has said how the process ended."""
         self.fail(error_of(self.pid, status))
 
-    def fail(self, error: Exception) -> None:
-        """No channel with this process will carry anything more."""
+    def fail(self, error: ChannelError | HandshakeError) -> None:
+        """No channel with this process will carry anything more. The first error counts."""
         with self.lock:
-            self.gone = error if isinstance(error, ChannelError) else ChannelError(str(error))
-            if isinstance(error, HandshakeError):
-                self.gone.__cause__ = error
-            self.wire.close()
+            if self.gone is None:
+                self.gone = error
+            for wire in (self.wire, self.back, *self._closing):
+                wire.close()
             for outgoing in list(self._sending.values()):
                 outgoing.finish(self.gone)
             for incoming in list(self._incoming.values()):
@@ -367,13 +388,9 @@ class Peer:
         self.reactor.touched += (channel,)
 
     def _on_hello(self, payload: bytes) -> None:
-        version, transport, serializer, _credit = framing.read_hello(payload)
-        ours = (settings.WIRE_VERSION, self.runtime.transport.name, self.runtime.serializer.name)
-        if (version, transport, serializer) != ours:
-            raise framing.FrameError(
-                f"version {version}, transport {transport}, serializer {serializer}; "
-                f"this process has version {ours[0]}, transport {ours[1]}, serializer {ours[2]}: start both with the same"
-            )
+        ours, theirs = self.runtime.offer, handshake.read(payload)
+        if ours[:5] + ours[6:] != theirs[:5] + theirs[6:]:  # all but the credit
+            handshake.compare(ours, theirs, self.runtime.packages())
 
     # Leaving
 

@@ -12,21 +12,24 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from constellation.core import draining, settings, why
+from constellation.core import draining, handshake, settings, why
 from constellation.core.draining import Held
-from constellation.core.errors import UsageError
+from constellation.core.errors import ChannelError, UsageError
 from constellation.core.messages import (
     Begin,
     Close,
     Closed,
     Draining,
     Exited,
+    Leaving,
+    LinkLost,
     LinkMade,
     LongWaits,
     Message,
     Raised,
     Ready,
     Refused,
+    Unreachable,
     Waiting,
     Watch,
 )
@@ -91,6 +94,7 @@ class Runtime:
         self.config = config
         self.transport, self.serializer = prepare(config)
         self.credit: int = config["credit"]
+        self.offer = handshake.offer_of(self.transport, self.serializer, self.credit)
         self.os_pid = os.getpid()
         self.is_foreign = False
         self.leaving = False
@@ -128,6 +132,22 @@ class Runtime:
             pid = Pid.from_bytes(message.peer)
             status = None if message.status is None else ExitStatus.from_fields(message.status)
             self.peer(pid).on_refused(error_of(pid, status))
+        elif isinstance(message, LinkLost):
+            self.peer(Pid.from_bytes(message.peer)).on_lost(message.reason)
+        elif isinstance(message, Unreachable):
+            pid = Pid.from_bytes(message.peer)
+            self.peer(pid).on_refused(ChannelError(f"no link to process {pid} can be made: {message.reason}"))
+
+    def tell_lost(self, pid: Pid, reason: str) -> None:
+        """The link to a process has failed at this end: it hears so from its node."""
+        if self.control.is_open and not self.is_foreign:
+            self.control.send(LinkLost(pid.to_bytes(), reason[:_LONGEST_REASON]))
+
+    def packages(self) -> tuple[str, str]:
+        """The packages that brought the transport and the serializer; empty where that is not known."""
+        plugins = plugins_of(self.config)
+        owners = (plugins.owner("transport", self.transport.name), plugins.owner("serializer", self.serializer.name))
+        return plugins.source(owners[0]).package, plugins.source(owners[1]).package
 
     def _tell_waits(self, waits: list[Wait], is_endless: bool) -> None:
         if self.control.is_open:
@@ -187,10 +207,11 @@ class Runtime:
 
     # The end
 
-    def raised(self, kind: str, text: str) -> None:
-        """Tell the node of the exception that is about to end this process."""
+    def tell_last(self, message: Leaving | Raised) -> None:
+        """Tell the node why this process is about to end. Blocks for a moment where the node is slow."""
         if self.control.is_open and not self.is_foreign:
-            self.control.send(Raised(kind[:200], text[:4000]))
+            self.control.send(message)
+            self.control.finish(_LAST_WORD_S)
 
     def leave(self, linger: float) -> list[Held]:
         """Deliver what has been sent: drive until every peer has taken it in, closed or died.
@@ -267,6 +288,10 @@ class _Delivered:
         """It ends by itself, after `linger`."""
         return None
 
+
+_LONGEST_REASON = 2000
+_LAST_WORD_S = 1.0
+"""How long the news of an end waits for a node that does not read; without it the certificate could tell less."""
 
 _TELL_AFTER = 0.2
 """Seconds of draining before the node is told, so that it can be shown."""

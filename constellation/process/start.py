@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from constellation.core.errors import ConstellationError, Infeasible, InternalError, UsageError
 from constellation.core.finding import Stated
-from constellation.core.messages import Begin, Closed
+from constellation.core.lifecycle import HEARD_SIGTERM
+from constellation.core.messages import Begin, Closed, Leaving, Raised
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
 from constellation.process import environment, forked, life, runtime, surroundings, template
@@ -42,6 +43,8 @@ _count = 0
 _is_over = False
 """Whether the deployment has been closed on a fabric, where another one would need another ``constellation deploy``."""
 _wraps_excepthook = False
+_announced: BaseException | None = None
+"""The exception that is about to end this process, as the node knows it."""
 
 
 class Deployment:
@@ -130,10 +133,10 @@ class Deployment:
                 self._runtime.close_deployment(kill=False).block(timeout=_SETTLE_S)
         self._stop()
 
-    def on_exception(self, error: BaseException) -> None:
-        """Note an exception that is about to end the first process."""
+    def tell_last(self, message: Leaving | Raised) -> None:
+        """Tell the node why the first process is about to end."""
         if self._is_open and os.getpid() == self._os_pid:
-            life.announce(error)
+            self._runtime.tell_last(message)
 
 
 def init(
@@ -295,8 +298,27 @@ def _begin(control: socket.socket, pid: Pid, function: str, resources: Resources
 
 
 def _at_exit() -> None:
+    _announce_last()
+    # Why is not to be had here but for a SIGTERM; that it is no os._exit is known now.
+    _tell(Leaving(HEARD_SIGTERM if life.heard_sigterm else ""))
     if _deployment is not None:
         _deployment.at_exit()
+
+
+def _tell(message: Leaving | Raised) -> None:
+    """Tell the node why this first process is about to end, be its deployment open or closed."""
+    if _deployment is not None:
+        _deployment.tell_last(message)
+    elif _former_control is not None and not life.is_foreign():
+        with contextlib.suppress(OSError):
+            template.send(_former_control, message)
+
+
+def _announce_last() -> None:
+    """Tell of an uncaught exception that our hook has not seen, because the program has put its own in its place."""
+    last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    if last is not None and last is not _announced and not isinstance(last, SystemExit):
+        _tell(life.raised(last))
 
 
 def _wrap_excepthook() -> None:
@@ -305,8 +327,9 @@ def _wrap_excepthook() -> None:
     former = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if _deployment is not None:
-            _deployment.on_exception(error)
+        global _announced
+        _announced = error
+        _tell(life.raised(error))
         former(kind, error, trace)
 
     sys.excepthook = hook

@@ -28,7 +28,7 @@ from constellation.core import messages
 from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, Ready, TemplateReady
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
-from constellation.process import kernel, life
+from constellation.process import kernel, laststack, life
 
 FD_VARIABLE = "CONSTELLATION_TEMPLATE"
 """Descriptor of the control socket; makes init() become the template instead of a deployment's start."""
@@ -200,8 +200,10 @@ class Template:
         try:
             self._leave_template()
             become(message, fds, self._config, self._mask)
-        except BaseException:
+        except BaseException as error:
             sys.excepthook(*sys.exc_info())
+            with contextlib.suppress(OSError):
+                os.write(fds[0], msgpack.packb(messages.fields_of(life.raised(error))))
         finally:
             os._exit(1)
 
@@ -259,7 +261,7 @@ def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable
         config: Settings of the deployment.
         mask: Signals that the process blocks.
     """
-    control, stdout, stderr = fds[:3]
+    control, stdout, stderr, last_stack = fds[:4]
     # First of all: what the node sends from now on waits in the socket, so the spawner need not wait for the rest.
     with contextlib.suppress(OSError):
         os.write(control, msgpack.packb(messages.fields_of(Ready(os.getpid()))))
@@ -267,7 +269,8 @@ def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable
     os.dup2(stderr, 2)
     os.close(stdout)
     os.close(stderr)
-    payload, rest = message.payload, fds[3:]
+    laststack.aim(last_stack)
+    payload, rest = message.payload, fds[4:]
     memory = None if payload else rest.pop(0)
     for entrance in rest:
         _enter(entrance)

@@ -11,11 +11,13 @@ Reading. Small frames are cut out of one read of up to `READ`; the body of a chu
 
 from __future__ import annotations
 
+import select
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from constellation.core import framing
 from constellation.core.linklife import LinkLife
+from constellation.process.faults import is_of_program, words
 from constellation.process.reactor import EPOLLIN, EPOLLOUT
 
 if TYPE_CHECKING:
@@ -33,13 +35,19 @@ _HEADER_BYTES = framing.HEADER_BYTES
 _CHUNK = framing.CHUNK
 _JOIN_BELOW = 16 << 10
 _GATHER = 256
+_MOST_READS = 10_000
+"""A drain ends by itself: this is for a plugin whose descriptor is readable for ever."""
+
+
+class _WrongAnswer(Exception):
+    """A method of a link has returned what its contract does not allow."""
 
 
 class Wire:
     """One link of a peer. All that writes holds `lock`; all that reads holds the reactor's role."""
 
     __slots__ = (
-        "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pos", "_until", "_wants_write",
+        "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pos", "_refusal", "_until", "_wants_write",
         "bulk", "deferred", "fd", "life", "link", "lock", "number", "out", "peer", "reactor", "sent",
     )  # fmt: skip
 
@@ -57,6 +65,7 @@ class Wire:
         self.sent: list[int] = []
         self._got: list[bytes] = []
         self._wants_write = False
+        self._refusal: OSError | None = None  # what a write has raised
         self._data = b""
         self._pos = 0
         self._body: memoryview | None = None
@@ -80,7 +89,18 @@ class Wire:
             if link is not None:
                 self.reactor.forget(self.fd)
                 self.link = None
-                link.close()
+                try:
+                    link.close()
+                except Exception as error:  # a plugin's; there is nothing more to lose
+                    if is_of_program(error):
+                        raise
+
+    def fail(self, error: Exception) -> None:
+        """The transport has raised what it may not, or answered so: the link is lost. A signal handler's goes on."""
+        if is_of_program(error):
+            raise error
+        what = str(error) if isinstance(error, _WrongAnswer) else words(error)
+        self.peer.on_failed(f"transport {self.peer.runtime.transport.name!r}: {what}")
 
     # Writing
 
@@ -128,11 +148,18 @@ class Wire:
                 self._wants_write = True
                 self.reactor.epoll.modify(self.fd, EPOLLIN | EPOLLOUT)
             return
-        except OSError:
+        except OSError as error:
+            if is_of_program(error):
+                raise
             # The peer is gone. What it had written before can still be read; the reader sees the end.
             self.out.clear()
             self.bulk.clear()
             sent.clear()
+            self._refusal = error
+            self.reactor.epoll.modify(self.fd, EPOLLIN | EPOLLOUT)  # look once, whether the reader really does
+            return
+        except Exception as error:  # a plugin's
+            self.fail(error)
             return
         if self._wants_write:
             self._wants_write = False
@@ -144,6 +171,8 @@ class Wire:
         if count == len(out[0]):
             del out[0], sent[0]  # commit
             return
+        if type(count) is not int or not 0 < count <= sum(map(len, out)):
+            raise _WrongAnswer(f"send returned {count!r}: expected the number of bytes that it has taken")
         left = deque(out)
         while left and count >= len(left[0]):
             count -= len(left.popleft())
@@ -169,7 +198,7 @@ class Wire:
         if events & EPOLLOUT:
             with self.lock:
                 self.flush()
-            if events == EPOLLOUT:
+            if events == EPOLLOUT and self._refusal is None:
                 return
         link, got = self.link, self._got
         if link is None:
@@ -183,13 +212,25 @@ class Wire:
                 size = _READ
             got += map(link.receive, size)
         except BlockingIOError:
+            if self._refusal is not None:  # ended for writing and not for reading: nobody would ever hear of it
+                self.fail(self._refusal)
             return
-        except OSError:
+        except OSError as error:
+            if is_of_program(error):
+                raise
             got += (b"",)
+        except Exception as error:  # a plugin's
+            self.fail(error)
+            return
+        self._take_in_checked()
+
+    def _take_in_checked(self) -> None:
         try:
             self._take_in()
         except framing.FrameError as error:
-            self.peer.on_broken(self, f"the peer sent {error}")
+            self.peer.on_broken(error)
+        except _WrongAnswer as error:
+            self.fail(error)
 
     def resume(self) -> None:
         """After an exception of a signal handler: write what was queued, and take in what had been read."""
@@ -202,12 +243,25 @@ class Wire:
                 return
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            if is_of_program(error):
+                raise
             self._got += (b"",)
-        try:
-            self._take_in()
-        except framing.FrameError as error:
-            self.peer.on_broken(self, f"the peer sent {error}")
+        except Exception as error:  # a plugin's
+            self.fail(error)
+            return
+        self._take_in_checked()
+
+    def drain(self) -> None:
+        """Take in what has come. The role is held; the peer writes no more."""
+        ready = select.poll()
+        for _ in range(_MOST_READS):
+            if self.link is None:
+                return
+            ready.register(self.fd, select.POLLIN)
+            if not ready.poll(0):
+                return
+            self.on_ready(EPOLLIN)
 
     def _read_body(self, link: Link) -> bool:
         """Read into the chunk that is under way. False when it is whole."""
@@ -216,6 +270,8 @@ class Wire:
         while True:
             if counts:
                 count = counts[0]
+                if type(count) is not int or not 0 <= count <= self._left:
+                    raise _WrongAnswer(f"receive_into returned {count!r}: expected 0 to {self._left}")
                 if not count:
                     self._got += (b"",)
                     self._body = None
@@ -240,6 +296,8 @@ class Wire:
         got = self._got
         while got:
             data = got[0]
+            if type(data) is not bytes:
+                raise _WrongAnswer(f"receive returned {data!r:.100}: expected bytes")
             if not data:
                 self.peer.on_end(self)
                 del got[:1]

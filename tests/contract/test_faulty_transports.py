@@ -233,7 +233,7 @@ class CutsLargeBuffers(PlainLink):
 
 
 @found_by("takes_many_buffers")
-class TakesSixteenBuffers(PlainLink):
+class TakesThreeHundredBuffers(PlainLink):
     """Says that it has taken the rest, too."""
 
     def send_many(self, buffers: Sequence[Buffer]) -> int:
@@ -738,6 +738,7 @@ def test_fault_is_found(check: str, faulty: type[Transport]) -> None:
     assert f"to repeat: {check}(make, seed=0)" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("check", "faulty"), FAULTS, ids=[faulty.__name__ for _, faulty in FAULTS])
 def test_suite_refuses_the_fault(check: str, faulty: type[Transport]) -> None:
     """As an author runs it; a check before the one of that name may find it, too."""

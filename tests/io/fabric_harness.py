@@ -78,6 +78,7 @@ class Harness:
             "template": template_end.fileno(),
             "stdout": stdout_read,
             "stderr": stderr_read,
+            "last_stack": -1,
             "pty": -1,
             "keeper": keeper_read,
             "output": -1,
@@ -164,7 +165,8 @@ class Harness:
     def serve_fork(self) -> Conversation:
         """Be the template for one Fork."""
         fork = self.template.expect(Fork)
-        control, stdout, stderr = self.template.fds[:3]
+        control, stdout, stderr, last_stack = self.template.fds[:4]
+        os.close(last_stack)
         child = subprocess.Popen(
             ["sh", "-c", fork.payload.decode()], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0
         )

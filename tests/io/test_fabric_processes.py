@@ -75,7 +75,7 @@ def test_kill_says_who_and_escalates() -> None:
 
 
 def test_kill_of_a_tree_takes_the_descendants() -> None:
-    """Children are ended too, and name the same killer."""
+    """Children are ended too, and name the killer and whose tree it was."""
     with fabric_harness.running() as harness:
         child = harness.spawn("exec sleep 1000")
         mine = harness.controls[child.to_bytes()]
@@ -84,8 +84,15 @@ def test_kill_of_a_tree_takes_the_descendants() -> None:
         grandchild = Pid.from_bytes(mine.expect(messages.Spawned).pid)
         harness.first.send(messages.Kill(harness.request(), child.to_bytes(), 5.0, True))
         harness.reap(2)
-        status = harness.watch(grandchild)
-    assert status is not None and status.signal == "SIGTERM" and status.cause == f"killed by process {harness.pid}"
+        statuses = [
+            ExitStatus.from_fields(harness.first.expect(messages.Exited).status or []),
+            harness.watch(grandchild),
+        ]
+    whose = f"killed by process {harness.pid}"
+    assert [status and (status.pid, status.signal, status.cause) for status in statuses] == [
+        (child, "SIGTERM", whose),
+        (grandchild, "SIGTERM", f"{whose}, with all below {child}"),
+    ]
 
 
 def test_an_unknown_pid_is_unknown_even_with_a_known_number() -> None:
@@ -196,8 +203,8 @@ def test_a_payload_in_a_descriptor_reaches_the_template() -> None:
         harness.first.send(spawn, [payload])
         os.close(payload)
         harness.template.expect(Fork)
-        assert len(harness.template.fds) == 4
-        assert os.pread(harness.template.fds[3], 100, 0) == b"exit 6"
+        assert len(harness.template.fds) == 5
+        assert os.pread(harness.template.fds[4], 100, 0) == b"exit 6"
         for fd in harness.template.fds:
             os.close(fd)
 
@@ -292,7 +299,7 @@ def test_exhausted_descriptors_fail_the_spawn_with_words_and_nothing_hangs() -> 
                 break
             pids.append(Pid.from_bytes(harness.first.expect(messages.Spawned).pid))
         assert message is not None and message.kind == "SpawnError" and "open files" in message.text
-        assert len(pids) >= 5
+        assert len(pids) >= 4
         harness.first.send(messages.Connect(pids[0].to_bytes(), 0))
         harness.first.expect(messages.LinkMade)
         harness.first.send(messages.Kill(harness.request(), pids[1].to_bytes(), 5.0, False))

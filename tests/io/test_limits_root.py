@@ -131,7 +131,7 @@ def test_a_kill_from_elsewhere_is_not_called_a_limit(run_program: RunProgram, tm
         """),
         env=RAW,
     )
-    assert result.stdout.splitlines() == ["killed: SIGKILL"] * 2
+    assert result.stdout.splitlines() == ["killed: SIGKILL (not by constellation)"] * 2
 
 
 def test_the_machine_may_run_out_of_memory_first(leftovers: Leftovers, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def test_the_tree(run_program: RunProgram, tmp_path: Path) -> None:
     assert spawned[:3] == [3, True, True]
     for process in (first, spawned):
         assert set(process[3]) <= {"/dev/null", "pipe", "socket", "anon_inode"}
-        assert process[3].count("pipe") == 4  # stdout, stderr, and both ends of the reactor's wake-up pipe
+        # stdout, stderr, that of the last stack, and both ends of the reactor's wake-up pipe
+        assert process[3].count("pipe") == 5
         assert process[3].count("/dev/null") == 1
         assert process[3].count("socket") == 1
 

@@ -240,7 +240,9 @@ watch(spawn(late, dead).block()).block()
     result = run_program(tmp_path, source, env=JSON)
     ends = causes(result)
     assert [each[0] for each in ends] == [5, 143, 0]
-    assert ends[1][2].startswith("linked process ") and ends[1][2].endswith(" died: exited: 5")
+    assert ends[1][2].startswith("linked process ") and ends[1][2].endswith(
+        " died: exited: 5 (without a word, as by os._exit)"
+    )
 
 
 def test_an_end_goes_along_a_chain_of_links(run_program: RunProgram, tmp_path: Path) -> None:

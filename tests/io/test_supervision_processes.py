@@ -358,7 +358,7 @@ def test_run_raises_what_it_gives_up_for(run_program: RunProgram, tmp_path: Path
     """)
     result = run_program(tmp_path, source, env=RAW)
     assert result.stdout == (
-        "bad 7 the supervisor has given up: child 'bad': exited: 7; 1 restart within 5 s would be more than 0\n"
+        "bad 7 the supervisor has given up: child 'bad': exited: 7 (SystemExit: 7); 1 restart within 5 s would be more than 0\n"
     )
     assert result.returncode == 7
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constellation.core import framing, settings
+from constellation.core import framing, handshake, settings
 from constellation.core.framing import Decoder, Frame, FrameError
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
@@ -54,7 +54,7 @@ def test_any_bytes_are_frames_or_refused(pieces: list[bytes]) -> None:
 @given(st.binary(max_size=80))
 def test_any_payload_is_read_or_refused(payload: bytes) -> None:
     """Each reader of a payload raises FrameError and nothing else, and says what it had expected."""
-    for read in (framing.read_open, framing.read_parts, framing.read_hello, framing.read_counts, framing.read_wanted):
+    for read in (framing.read_open, framing.read_parts, handshake.read, framing.read_counts, framing.read_wanted):
         try:
             read(payload)
         except FrameError as error:
@@ -75,12 +75,6 @@ def test_parts_are_read_as_they_were_written(sizes: list[int]) -> None:
     """The layout of a value of several parts."""
     (frame,) = Decoder().feed(framing.encode_parts(3, framing.ENCODED, sizes))
     assert framing.read_parts(frame.payload) == (framing.ENCODED, tuple(sizes))
-
-
-def test_hello_is_read_as_it_was_written() -> None:
-    """With the version of this program."""
-    (frame,) = Decoder().feed(framing.encode_hello("tcp", "pickle", 4096))
-    assert framing.read_hello(frame.payload) == (settings.WIRE_VERSION, "tcp", "pickle", 4096)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +112,7 @@ def test_a_layout_beyond_reason_is_refused(payload: bytes, word: str) -> None:
     [
         (framing.read_open, bytes(4) + b"a" * (settings.LARGEST_NAME + 1) + b"\0"),
         (framing.read_open, bytes(4) + b"\xff\0"),
-        (framing.read_hello, b"something/1 tcp pickle 0"),
+        (handshake.read, b"something/1 tcp pickle 0"),
         (framing.read_wanted, framing.WANTED.pack(settings.LARGEST_VALUE + 1, 0)),
         (framing.read_counts, bytes(15)),
     ],

@@ -6,7 +6,9 @@ import signal
 
 import pytest
 
+from constellation.core.fatal import Call, Fatal
 from constellation.core.lifecycle import (
+    HEARD_SIGTERM,
     SAME_WISH,
     Ending,
     EndingState,
@@ -28,6 +30,8 @@ from constellation.core.status import ExitStatus
 PID = Pid(1, 2, bytes(16))
 TYPED = Interrupted(is_typed=True)
 SENT = Interrupted(is_typed=False)
+LINK = "linked process 12 died: exited: 1"
+FAULT = Fatal("Segmentation fault", (Call("a.py", "3", "f"),))
 
 
 def test_ctrl_c_asks_the_first_by_sigint_and_the_others_by_sigterm() -> None:
@@ -142,21 +146,38 @@ def test_a_good_end_has_no_words() -> None:
 @pytest.mark.parametrize(
     ("end", "cause"),
     [
-        (KnownEnd(PID, None, 9, killer="process 1234567"), "killed by process 1234567"),
-        (KnownEnd(PID, 143, None, killer="Ctrl-C"), "killed by Ctrl-C"),
-        (KnownEnd(PID, 143, None, killer="linked process 12 died: exited: 1"), "linked process 12 died: exited: 1"),
-        (KnownEnd(PID, 0, None, killer="linked process 12 died: exited: 1"), "linked process 12 died: exited: 1"),
-        (KnownEnd(PID, 3, None, killer="linked process 12 died: exited: 1"), None),
-        (KnownEnd(PID, 130, None, killer="Ctrl-C", exception=("KeyboardInterrupt", "")), "killed by Ctrl-C"),
-        (KnownEnd(PID, 1, None, killer="Ctrl-C", exception=("OSError", "gone")), "uncaught OSError: gone"),
-        (KnownEnd(PID, 3, None, killer="Ctrl-C"), None),
+        (KnownEnd(PID, None, 9, killer="process 1234567", sent=9), "killed by process 1234567"),
+        (
+            KnownEnd(PID, None, 9, killer="process 1234567", sent=15),
+            "not by constellation, which had only asked it to end",
+        ),
+        (KnownEnd(PID, None, 15, killer="process 1234567", sent=9), "killed by process 1234567"),
+        (KnownEnd(PID, 143, None, killer="Ctrl-C", sent=15, reason=HEARD_SIGTERM), "killed by Ctrl-C"),
+        (KnownEnd(PID, 143, None, killer=LINK, sent=15), LINK),
+        (KnownEnd(PID, 0, None, killer=LINK, sent=15), LINK),
+        (KnownEnd(PID, 3, None, killer=LINK, sent=15, reason="SystemExit: 3"), "SystemExit: 3"),
+        (KnownEnd(PID, 130, None, killer="Ctrl-C", sent=2, exception=("KeyboardInterrupt", "")), "killed by Ctrl-C"),
+        (KnownEnd(PID, 1, None, killer="Ctrl-C", sent=15, exception=("OSError", "gone")), "uncaught OSError: gone"),
+        (KnownEnd(PID, 3, None, killer="Ctrl-C", sent=15), "without a word, as by os._exit"),
+        (KnownEnd(PID, None, 9, memory="memory limit: ...", killer="the fabric", sent=9), "memory limit: ..."),
+        (KnownEnd(PID, None, 11, fatal=FAULT), "Segmentation fault in f at a.py:3"),
+        (KnownEnd(PID, None, 9, fatal=FAULT), "not by constellation"),
+        (KnownEnd(PID, None, 11), None),
+        (KnownEnd(PID, None, 14), "not by constellation"),
+        (KnownEnd(PID, 143, None, reason=HEARD_SIGTERM), "SIGTERM, not by constellation"),
+        (KnownEnd(PID, 4, None, reason=HEARD_SIGTERM), None),
+        (KnownEnd(PID, 3, None, reason="SystemExit: 3"), "SystemExit: 3"),
+        (KnownEnd(PID, 3, None, reason=""), "SystemExit"),
+        (KnownEnd(PID, 1, None, may_say=False), None),
+        (KnownEnd(PID, None, None), None),
         (KnownEnd(PID, 1, None, exception=("KeyError", "'a'")), "uncaught KeyError: 'a'"),
         (KnownEnd(PID, 1, None, exception=("RuntimeError", "")), "uncaught RuntimeError"),
         (KnownEnd(PID, None, 9, is_template_lost=True), "template lost"),
+        (KnownEnd(PID, 3, None, is_template_lost=True, reason="SystemExit: 3"), "SystemExit: 3"),
         (KnownEnd(PID, 0, None, undelivered=("1 channel to 1a2b3c4",)), "undelivered: 1 channel to 1a2b3c4"),
         (KnownEnd(PID, 1, None, fault="it sent a malformed control message"), "it sent a malformed control message"),
-        (KnownEnd(PID, None, 9), None),
-        (KnownEnd(PID, 3, None), None),
+        (KnownEnd(PID, None, 9), "not by constellation"),
+        (KnownEnd(PID, 3, None), "without a word, as by os._exit"),
     ],
 )
 def test_a_certificate_names_the_first_cause_that_is_known(end: KnownEnd, cause: str | None) -> None:
@@ -164,6 +185,13 @@ def test_a_certificate_names_the_first_cause_that_is_known(end: KnownEnd, cause:
     status = certificate(end)
     assert status.cause == cause
     assert status.signal == (None if end.signum is None else signal.Signals(end.signum).name)
+
+
+def test_a_last_stack_stands_in_the_certificate_of_its_fault_only() -> None:
+    """A child of the program's own may have written it, and the process have ended in another way."""
+    assert certificate(KnownEnd(PID, None, 11, fatal=FAULT)).stack == ("f at a.py:3",)
+    assert certificate(KnownEnd(PID, 1, None, fatal=FAULT)).stack == ()
+    assert certificate(KnownEnd(PID, None, 6, fatal=FAULT)).stack == ()
 
 
 def test_closing_words_are_the_last_lines() -> None:

@@ -14,6 +14,7 @@ from unittest import mock
 
 from constellation.core import messages, settings
 from constellation.core.contracts import Buffer
+from constellation.core.handshake import offer_of
 from constellation.core.linklife import number_of
 from constellation.core.pid import Pid
 from constellation.process.memory import Pool
@@ -156,6 +157,7 @@ class Process:
         self.transport = Named()
         self.serializer = PickleSerializer()
         self.credit = credit
+        self.offer = offer_of(self.transport, self.serializer, credit)  # type: ignore[arg-type]  # as far as it goes
         self.leaving = False
         self.pool = Pool()
         self.is_drain_full = False
@@ -164,6 +166,15 @@ class Process:
         self.asks: deque[messages.Connect] = deque()
         self.told: deque[tuple[int, int]] = deque()
         self.lost: list[Peer] = []
+        self.failed: list[tuple[Pid, str]] = []
+
+    def packages(self) -> tuple[str, str]:
+        """Nobody knows."""
+        return "", ""
+
+    def tell_lost(self, pid: Pid, reason: str) -> None:
+        """To the node, about a link."""
+        self.failed.append((pid, reason))
 
     def send(self, message: messages.Connect) -> None:
         """To the node."""
