@@ -266,6 +266,7 @@ class FarLink(NamedTuple):
 class Identity(NamedTuple):
     """node -> process: what it shows on links to other computers, and what it asks for, in PEM; before any `FarLink`."""
 
+    deployment: bytes
     certificate: bytes
     key: bytes
     authority: bytes

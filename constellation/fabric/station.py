@@ -151,6 +151,7 @@ class Station:
         self._daemon = Packets(loop, sock, self._on_message, self._on_end, schema=trunk.STATION, on_room=self._on_room)
         self._stdin = _Stdin(loop, self)
         self._identity = messages.Identity(
+            bytes.fromhex(config["deployment"]),
             config["certificate"].encode(), config["key"].encode(), config["authority"].encode()
         )
         self._introduced: set[bytes] = set()

@@ -27,6 +27,9 @@ from constellation.process.outgoing import Outgoing
 from constellation.process.wire import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from constellation.core.contracts import Link
     from constellation.core.pid import Pid
     from constellation.process.runtime import Runtime
 
@@ -163,13 +166,19 @@ class Peer:
         except Exception as error:  # a plugin's
             self.wire.fail(error)
 
-    def on_link(self, number: int, fd: int) -> None:
-        """The node has made a link; ``fd`` stays the caller's."""
+    def on_link(self, number: int, fd: int, make: Callable[[int], Link] | None = None) -> None:
+        """The node has made a link.
+
+        Args:
+            number: Of the link.
+            fd: Its descriptor, which stays the caller's.
+            make: Makes a link of it, taking over what it is given; None: one within this computer.
+        """
         with self.lock:
             connecting, wire = self._connecting, self.wire
             if connecting.is_next(number, wire.link is not None):
                 try:
-                    wire.open(self.runtime.transport.adopt(os.dup(fd)), number)
+                    wire.open((self.runtime.transport.adopt if make is None else make)(os.dup(fd)), number)
                 except Exception as error:  # a plugin's
                     wire.fail(error)
             elif wire.number == number and wire.link is not None:  # once more, after a Ctrl-C

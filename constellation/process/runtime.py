@@ -21,6 +21,8 @@ from constellation.core.messages import (
     Closed,
     Draining,
     Exited,
+    FarLink,
+    Identity,
     Leaving,
     LinkLost,
     LinkMade,
@@ -42,12 +44,13 @@ from constellation.process.reactor import Reactor
 from constellation.process.waits import Waits
 
 if TYPE_CHECKING:
-    from constellation.core.contracts import Serializer, Transport
+    from constellation.core.contracts import Link, Serializer, Transport
     from constellation.core.plugins import Plugins
     from constellation.core.resources import Resources
     from constellation.core.why import Need, Wait
     from constellation.process.incoming import Incoming
     from constellation.process.operations import Operation
+    from constellation.process.secure import LinkContexts
 
 _installed: Runtime | None = None
 _plugins: tuple[object, Plugins] | None = None
@@ -105,6 +108,8 @@ class Runtime:
         if config.get("capacity") is not None:
             self.reactor.tell_waiting = self._tell_waiting
         self.reactor.waits = Waits(self._tell_waits)
+        self._identity: Identity | None = None
+        self._contexts: LinkContexts | None = None
         self._budget = max(resources.mem // settings.BUDGET_SHARE, settings.BUDGET_FLOOR)
         self.is_drain_full = False  # somebody who leaves was refused
         self._drained: list[Incoming] = []
@@ -128,6 +133,10 @@ class Runtime:
     def _on_message(self, message: Message, fds: list[int]) -> None:
         if isinstance(message, LinkMade) and len(fds) == 1:
             self.peer(Pid.from_bytes(message.peer)).on_link(message.number, fds[0])
+        elif isinstance(message, FarLink) and len(fds) == 1:
+            self._on_far_link(message, fds[0])
+        elif isinstance(message, Identity):
+            self._identity = message
         elif isinstance(message, Refused):
             pid = Pid.from_bytes(message.peer)
             status = None if message.status is None else ExitStatus.from_fields(message.status)
@@ -137,6 +146,28 @@ class Runtime:
         elif isinstance(message, Unreachable):
             pid = Pid.from_bytes(message.peer)
             self.peer(pid).on_refused(ChannelError(f"no link to process {pid} can be made: {message.reason}"))
+
+    def _on_far_link(self, message: FarLink, fd: int) -> None:
+        """Both nodes have put a link through to a process on another computer."""
+        peer = Pid.from_bytes(message.peer)
+        self.peer(peer).on_link(message.number, fd, lambda mine: self._open_far(peer, message, mine))
+
+    def _open_far(self, peer: Pid, message: FarLink, fd: int) -> Link:
+        """Make the link, with TLS; takes ``fd`` over."""
+        if self._contexts is None:
+            from constellation.core import role  # late, as the next: ssl takes 15 ms to load
+            from constellation.process.secure import LinkContexts
+
+            given = self._identity
+            assert given is not None, "a node says Identity before FarLink"
+            proofs = role.Identity(given.certificate.decode(), given.key.decode(), given.authority.decode())
+            self._contexts = LinkContexts(proofs, given.deployment)
+        target, source = (peer, self.pid) if message.dials else (self.pid, peer)
+        context = self._contexts.of_link(
+            server=not message.dials, target=target, source=source, number=message.number
+        )
+        opened: Link = self.transport.open(fd, server=not message.dials, context=context)  # type: ignore[attr-defined]
+        return opened
 
     def tell_lost(self, pid: Pid, reason: str) -> None:
         """The link to a process has failed at this end: it hears so from its node."""
