@@ -11,7 +11,10 @@ A machine without I/O: each call returns effects, which the driver carries out i
    that could hold them leave. Without any node, demands wait.
 5. Free memory and custom amounts never fall below zero. A process that waits may lend its cpu share, never its memory;
    it takes it back at once, and if others have it by then, the node's cores are over-committed: none is free.
-6. Not limited (a plain local run): every demand is placed at once on the first node, and only counted.
+6. A scheduler that raises, or names a node that does not exist or is full, costs the demand that it was asked for, and
+   nothing else: that is refused with "PluginError". One that raises when it is told of a change has missed it, and is
+   not asked any more.
+7. Not limited (a plain local run): every demand is placed at once on the first node, and only counted.
 
 Equal demands wait in one line, so that a release costs a question to the scheduler per distinct demand, and at most
 `LOOK_AHEAD` of these, however long the queue is.
@@ -25,6 +28,7 @@ from typing import NamedTuple, TypeAlias
 
 from constellation.core.contracts import NodeView, Scheduler
 from constellation.core.errors import InternalError, PluginError
+from constellation.core.finding import place_of_raise
 from constellation.core.resources import Resources
 
 AGED_S = 5.0
@@ -51,7 +55,7 @@ class Queued(NamedTuple):
 
 
 class RefusedDemand(NamedTuple):
-    """The demand is refused and forgotten. ``kind`` is "NoCapacity" or "Infeasible", a class in core.errors."""
+    """The demand is refused and forgotten. ``kind`` is "NoCapacity", "Infeasible" or "PluginError", in core.errors."""
 
     demand_id: int
     kind: str
@@ -165,6 +169,7 @@ class Placement:
     def __init__(self, scheduler: Scheduler, *, limited: bool) -> None:
         self._scheduler = scheduler
         self._limited = limited
+        self._broken = ""  # why the scheduler is not asked any more
         self._nodes: dict[int, _Node] = {}
         self._holders: dict[int, _Holder] = {}
         self._waiters: dict[int, _Waiter] = {}
@@ -188,7 +193,7 @@ class Placement:
         node = _Node(view)
         self._nodes[node.id] = node
         self._capacities.setdefault(node.capacity, {})[node.id] = None
-        self._scheduler.node_changed(view)
+        self._tell("node_changed", view)
         return [*self._refuse_infeasible(), *self._fill(now)]
 
     def node_left(self, node_id: int, now: float = 0.0) -> list[Effect]:
@@ -198,7 +203,7 @@ class Placement:
             return []
         if not node.is_draining:
             self._forget_capacity(node)
-            self._scheduler.node_removed(node_id)
+            self._tell("node_removed", node_id)
         effects: list[Effect] = []
         for demand_id in node.demands:
             self._forget_holder(demand_id)
@@ -212,7 +217,7 @@ class Placement:
             return []
         node.is_draining = True
         self._forget_capacity(node)
-        self._scheduler.node_removed(node_id)
+        self._tell("node_removed", node_id)
         return [*self._refuse_infeasible(), *self._fill(now)]
 
     def held_on(self, node_id: int) -> Resources:
@@ -236,7 +241,10 @@ class Placement:
                 return [self._refuse(demand_id, "Infeasible", self._say_infeasible(demand))]
             return [self._refuse(demand_id, "NoCapacity", self._say_queue(demand))]
         if demand not in self._lines:
-            node = self._find(demand, self._head())
+            try:
+                node = self._find(demand, self._head())
+            except PluginError as error:
+                return [self._refuse(demand_id, "PluginError", str(error))]
             if node is not None:
                 return [self._place(demand_id, demand, node)]
             if not self._is_feasible(demand):
@@ -337,7 +345,7 @@ class Placement:
         if head is not None and self._nodes:
             assert self._limited
             assert head is next(iter(self._waiters.values()))
-            assert self._scheduler.place(head.line.demand) is None
+            assert self._broken or self._scheduler.place(head.line.demand) is None
             assert all(self._is_feasible(demand) for demand in self._lines)
 
     def _fill(self, now: float) -> list[Effect]:
@@ -352,30 +360,39 @@ class Placement:
                 break
             heapq.heappop(self._order)
             waiter = line.first
-            node = self._find(line.demand, head)
-            if node is None:
-                blocked.append(line)
-                head = head or waiter
-                continue
+            try:
+                node = self._find(line.demand, head)
+            except PluginError as error:
+                effect: Effect = self._refuse(waiter.demand_id, "PluginError", str(error))
+            else:
+                if node is None:
+                    blocked.append(line)
+                    head = head or waiter
+                    continue
+                effect = self._place(waiter.demand_id, line.demand, node)
             self._dequeue(waiter)
             if line.waiters:
                 heapq.heappush(self._order, (line.first.number, line))
-            effects.append(self._place(waiter.demand_id, line.demand, node))
+            effects.append(effect)
         for line in blocked:
             heapq.heappush(self._order, (line.first.number, line))
         return effects
 
     def _find(self, demand: Resources, head: _Waiter | None) -> _Node | None:
-        """The node for a demand now, or None; counts when it passes the blocked ``head``."""
+        """The node for a demand now, or None; counts when it passes the blocked ``head``.
+
+        Raises:
+            PluginError: The scheduler has raised, or names a node that cannot be.
+        """
         if not self._limited:
             return next(iter(self._nodes.values()), None)
-        node_id = self._scheduler.place(demand)
+        node_id = self._ask(demand)
         if node_id is None:
             return None
-        node = self._nodes.get(node_id)
+        node = self._nodes.get(node_id) if type(node_id) is int else None
         if node is None or not demand <= node.free:
             known = f"free there: {node.free}" if node else "there is no such node"
-            raise PluginError(f"scheduler {self._scheduler.name!r} placed {demand} on node {node_id}: {known}")
+            raise PluginError(f"scheduler {self._scheduler.name!r} placed {demand} on node {node_id!r}: {known}")
         if head is not None:
             is_aged = head.passed >= PASSES or self._now - head.since >= AGED_S
             if is_aged and head.line.demand <= node.capacity:
@@ -383,6 +400,26 @@ class Placement:
             head.passed += 1
             self._passed += 1
         return node
+
+    def _ask(self, demand: Resources) -> int | None:
+        if self._broken:
+            raise PluginError(self._broken)
+        try:
+            return self._scheduler.place(demand)
+        except (Exception, SystemExit) as error:  # the border to foreign code
+            raise PluginError(self._say_raised(error, "place")) from error
+
+    def _tell(self, method: str, what: NodeView | int) -> None:
+        if self._broken:
+            return
+        try:
+            getattr(self._scheduler, method)(what)
+        except (Exception, SystemExit) as error:  # the border to foreign code
+            self._broken = f"{self._say_raised(error, method)}; it has missed a change, and is not asked any more"
+
+    def _say_raised(self, error: BaseException, method: str) -> str:
+        where = place_of_raise(error)
+        return f"scheduler {self._scheduler.name!r} raised {type(error).__name__}: {error}, in {method} at {where}"
 
     def _place(self, demand_id: int, demand: Resources, node: _Node) -> Placed:
         self._holders[demand_id] = _Holder(demand, node)
@@ -401,7 +438,7 @@ class Placement:
     def _change(self, node: _Node, held: Resources) -> None:
         node.held = held
         if self._limited and not node.is_draining:
-            self._scheduler.node_changed(node.view())
+            self._tell("node_changed", node.view())
 
     def _holder(self, demand_id: int) -> _Holder:
         holder = self._holders.get(demand_id)

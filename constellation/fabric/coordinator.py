@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from constellation.core import draining, messages
-from constellation.core.errors import PluginError
 from constellation.core.linklife import number_of
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
@@ -128,6 +127,8 @@ class Coordinator:
             match effect:
                 case Placed():
                     member.has_room = True
+                case RefusedDemand(_, "PluginError", text):
+                    self._say(f"constellation: {text}; the first process runs, and is not counted\n")
                 case RefusedDemand(_, _, text):
                     self._say(f"constellation: the first process has no room: {text}\n")
                     self.kill(member, f"the fabric: {text}")
@@ -197,11 +198,7 @@ class Coordinator:
             self._answer_failure(member, message.request, "UsageError", str(error))
             return
         number = self._master.next_number()
-        try:
-            effects = self._master.submit(number, demand, self._loop.now(), wait=message.wait)
-        except PluginError as error:
-            self._answer_failure(member, message.request, "PluginError", str(error))
-            return
+        effects = self._master.submit(number, demand, self._loop.now(), wait=message.wait)
         self._wishes[number] = Wish(member, message, demand, fds[:1])
         member.wishes[number] = None
         del fds[:1]

@@ -152,7 +152,9 @@ class Station:
         self._stdin = _Stdin(loop, self)
         self._identity = messages.Identity(
             bytes.fromhex(config["deployment"]),
-            config["certificate"].encode(), config["key"].encode(), config["authority"].encode()
+            config["certificate"].encode(),
+            config["key"].encode(),
+            config["authority"].encode(),
         )
         self._introduced: set[bytes] = set()
         self._monitor = Monitor(loop, self._wrote, lambda: not self._daemon.is_full)

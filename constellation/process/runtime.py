@@ -163,9 +163,7 @@ class Runtime:
             proofs = role.Identity(given.certificate.decode(), given.key.decode(), given.authority.decode())
             self._contexts = LinkContexts(proofs, given.deployment)
         target, source = (peer, self.pid) if message.dials else (self.pid, peer)
-        context = self._contexts.of_link(
-            server=not message.dials, target=target, source=source, number=message.number
-        )
+        context = self._contexts.of_link(server=not message.dials, target=target, source=source, number=message.number)
         opened: Link = self.transport.open(fd, server=not message.dials, context=context)  # type: ignore[attr-defined]
         return opened
 

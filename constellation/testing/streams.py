@@ -40,6 +40,7 @@ class End:
         """What a send has raised."""
         self.busy = False
         self.wakes_for_nothing = 0
+        self._tried = 0
         self._trial = trial
         self._pending: Callable[[], Any] | None = getattr(link, "pending", None)
         trial.at_end(link.close)
@@ -94,13 +95,16 @@ class End:
         """Write once. False when there is no room now."""
         chance = self._trial.chance
         several = len(self.out) > 1 and chance.random() < 0.7
+        buffers = self.out[: chance.choice((2, 3, 16, _GATHER)) if several else 1]
+        # A call that found no room is made again with the same bytes, or with these and more.
+        while sum(map(len, buffers)) < self._tried and len(buffers) < len(self.out):
+            buffers.append(self.out[len(buffers)])
+        several, most = len(buffers) > 1, sum(map(len, buffers))
         try:
-            if several:
-                buffers = self.out[: chance.choice((2, 3, 16, _GATHER))]
-                most, count = sum(map(len, buffers)), self.link.send_many(buffers)
-            else:
-                most, count = len(self.out[0]), self.link.send(self.out[0])
+            count = self.link.send_many(buffers) if several else self.link.send(buffers[0])
+            self._tried = 0
         except BlockingIOError:
+            self._tried = most
             return False
         except OSError as error:
             self.broken = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from constellation.core import errors
 from constellation.core.contracts import NodeView
-from constellation.core.errors import InternalError, PluginError
+from constellation.core.errors import InternalError
 from constellation.core.placement import (
     AGED_S,
     LOOK_AHEAD,
@@ -393,20 +394,95 @@ def test_misuse_raises() -> None:
             misuse(2)
 
 
-@pytest.mark.parametrize(("answer", "words"), [(7, "there is no such node"), (0, "free there: 0 B, 1 core")])
-def test_scheduler_that_lies_is_found_out(answer: int, words: str) -> None:
-    """A plugin cannot over-commit a node; the error names it."""
+def faulty(**methods: Any) -> Placement:
+    """A book of one node of one core whose scheduler has some methods of a test."""
 
-    class Liar(FirstFit):
-        name = "liar"
+    class Faulty(FirstFit):
+        name = "faulty"
 
-        def place(self, demand: Resources) -> int | None:
-            return answer
-
-    placement = Placement(Liar(), limited=True)
+    scheduler = Faulty()
+    placement = Placement(scheduler, limited=True)
     placement.node_joined(node(0, cores(1)))
-    with pytest.raises(PluginError, match=f"'liar' placed 0 B, 2 cores on node {answer}: {words}"):
-        placement.submit(1, cores(2), True, 0.0)
+    for name, method in methods.items():
+        setattr(scheduler, name, method)
+    return placement
+
+
+def fail(*_: object) -> Any:
+    """A method of a plugin that raises."""
+    raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (7, "7: there is no such node"),
+        (0, "0: free there: 0 B, 1 core"),
+        ("0", "'0': there is no such node"),
+        (False, "False: there is no such node"),
+        ([0], r"\[0\]: there is no such node"),
+    ],
+)
+def test_scheduler_that_lies_is_found_out(answer: Any, words: str) -> None:
+    """A plugin cannot over-commit a node; the refusal names it, and the rest goes on."""
+    placement = faulty(place=lambda _: answer)
+    [effect] = placement.submit(1, cores(2), True, 0.0)
+    assert isinstance(effect, RefusedDemand)
+    assert effect.kind == "PluginError"
+    assert re.search(f"scheduler 'faulty' placed 0 B, 2 cores on node {words}", effect.text)
+    assert placement.statistics().refused == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), SystemExit(3)])
+def test_scheduler_that_raises_costs_the_demand_that_asked(error: BaseException) -> None:
+    """The next one may have better luck."""
+
+    def place(demand: Resources) -> int | None:
+        if demand == cores(0.5):
+            raise error
+        return 0
+
+    placement = faulty(place=place)
+    [effect] = placement.submit(1, cores(0.5), True, 0.0)
+    assert isinstance(effect, RefusedDemand)
+    assert effect.kind == "PluginError"
+    assert f"scheduler 'faulty' raised {type(error).__name__}: {error}, in place at " in effect.text
+    assert placement.submit(2, cores(0.25), False, 0.0) == [Placed(2, 0)]
+
+
+def test_scheduler_that_raises_for_one_that_waits_refuses_only_those() -> None:
+    """Those behind it in the queue are placed."""
+    placement = faulty()
+    assert placement.submit(1, cores(1), True, 0.0) == [Placed(1, 0)]
+    placement.submit(2, cores(0.5), True, 0.0)
+    placement.submit(3, cores(0.5), True, 0.0)
+    placement.submit(4, cores(0.25), True, 0.0)
+    placement._scheduler.place = lambda demand: fail() if demand == cores(0.5) else 0  # type: ignore[method-assign]
+    effects = placement.released(1, 1.0)
+    placement.check()
+    assert [(effect.demand_id, type(effect).__name__) for effect in effects] == [
+        (2, "RefusedDemand"),
+        (3, "RefusedDemand"),
+        (4, "Placed"),
+    ]
+
+
+@pytest.mark.parametrize("method", ["node_changed", "node_removed"])
+def test_scheduler_that_misses_a_change_is_not_asked_any_more(method: str) -> None:
+    """Its index is of another world; what runs goes on, and every later demand hears why."""
+    placement = faulty(**{method: fail})
+    if method == "node_changed":
+        assert placement.submit(1, cores(0.5), True, 0.0) == [Placed(1, 0)]
+    else:
+        placement.node_joined(node(1, cores(1)))
+        placement.node_left(1)
+    [effect] = placement.submit(2, cores(0.5), True, 0.0)
+    assert isinstance(effect, RefusedDemand)
+    assert f"scheduler 'faulty' raised ZeroDivisionError: a bug, in {method} at " in effect.text
+    assert "it has missed a change, and is not asked any more" in effect.text
+    if method == "node_changed":
+        assert placement.released(1, 1.0) == []
+    placement.check()
 
 
 def test_release_asks_once_per_distinct_demand() -> None:
