@@ -283,13 +283,14 @@ def become(message: Fork, fds: list[int], config: dict[str, Any], mask: Iterable
 
 def become_first(message: Fork, fds: list[int]) -> First:
     """Go on as the first process of a program that was deployed. Beside stdout and stderr it is given a stdin."""
-    control, stdout, stderr, stdin = fds[:4]
+    control, stdout, stderr, last_stack, stdin = fds[:5]
     with contextlib.suppress(OSError):
         os.write(control, msgpack.packb(messages.fields_of(Ready(os.getpid()))))
     for given, wanted in ((stdin, 0), (stdout, 1), (stderr, 2)):
         os.dup2(given, wanted)
         os.close(given)
-    for entrance in fds[4:]:
+    laststack.aim(last_stack)
+    for entrance in fds[5:]:
         _enter(entrance)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=control)
     return First(Pid.from_bytes(message.pid), Resources.from_fields(message.resources), sock)

@@ -102,7 +102,8 @@ def test_variables_travel_only_where_they_are_named(two: Cluster) -> None:
         import os
         from constellation import init
         init()
-        print(os.environ.get("GIVEN"), os.environ.get("XDG_STATE_HOME"), sorted(n for n in os.environ if n.startswith("CONSTELLATION") and "TEST" not in n))
+        ours = sorted(n for n in os.environ if n.startswith("CONSTELLATION") and "TEST" not in n)
+        print(os.environ.get("GIVEN"), os.environ.get("XDG_STATE_HOME"), ours)
     """
     done = two.deploy(source, options=("--format", "raw", "--env", "GIVEN=yes"))
     assert done.stdout == "yes None []\n", done
@@ -124,7 +125,8 @@ def test_ctrl_c_ends_all_with_130(two: Cluster) -> None:
     assert running.stdout is not None
     assert running.stdout.readline() == "all run\n"
     running.send_signal(signal.SIGINT)
-    assert running.wait(20) == 130
+    running.communicate(timeout=20)
+    assert running.returncode == 130
 
 
 def test_processes_on_two_nodes_talk_to_each_other(tmp_path: Path, leftovers: Leftovers) -> None:
