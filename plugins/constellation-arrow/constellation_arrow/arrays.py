@@ -109,7 +109,7 @@ def _offsets(array: pa.Array, kind: _Offset) -> tuple[object, int, int]:
     data = array.buffers()[1]
     if not len(array) or data is None:
         return np.zeros(len(array) + 1, kind), 0, 0
-    all_of_them = np.frombuffer(data, kind)
+    all_of_them: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(data, kind)
     offsets = all_of_them[array.offset : array.offset + len(array) + 1]
     first, last = int(offsets[0]), int(offsets[-1])
     return (offsets - kind(first) if first else offsets), first, last
