@@ -7,6 +7,7 @@ A certificate of the fabric's authority without exactly one such URI has no role
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -34,6 +35,11 @@ class Role(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
+
+    @classmethod
+    def of_deployment(cls, deployment: bytes) -> Role:
+        """The role of all processes of a deployment."""
+        return cls(PROCESS, deployment.hex())
 
     @property
     def uri(self) -> str:
@@ -84,3 +90,14 @@ def check_role(role: Role, *expected: str | Role) -> Role:
     if role.kind in expected or role in expected:
         return role
     raise HandshakeError(f"it is {role}: expected {' or '.join(str(each) for each in expected)}")
+
+
+def link_name(target: bytes, source: bytes, number: int) -> str:
+    """The name by which the two ends of a link know it: 32 hex digits, different for each link that ever is.
+
+    Args:
+        target: The Pid, 32 bytes, of the process that was dialled.
+        source: The Pid of the one for which was dialled.
+        number: Of the link between the two.
+    """
+    return hashlib.sha256(target + source + number.to_bytes(8, "big")).hexdigest()[:32]

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from constellation.core.errors import HandshakeError, UsageError
 from constellation.core.preamble import KEY_BYTES, Purpose
-from constellation.core.role import DEPLOYER, NAME_RULE, PROCESS, Identity, Role, is_name, read_role
+from constellation.core.role import DEPLOYER, NAME_RULE, Identity, Role, is_name, read_role
 
 if TYPE_CHECKING:
     from constellation.fabric.authority import Authority, Leaf
@@ -216,7 +216,7 @@ class NodeCredential:
 
         It is valid as long as the authority is, because a deployment may run for months, and is of no use without it.
         """
-        return self._authority.sign(Role(PROCESS, deployment.hex()), _now(), self._authority.expires).identity
+        return self._authority.sign(Role.of_deployment(deployment), _now(), self._authority.expires).identity
 
     def context(self, role: Role, *, server: bool) -> ssl.SSLContext:
         """The TLS context of a daemon. Ask anew for each connection: it is renewed before its certificate expires.
@@ -296,7 +296,7 @@ class DeployerCredential(NamedTuple):
 def make_context(identity: Identity, *, server: bool) -> ssl.SSLContext:
     """Make a TLS context: version 1.3 only, both sides with certificates of the same authority, nothing resumed.
 
-    `transports/tls.py` makes the same for processes, which have this package's core and nothing of the fabric.
+    `process/secure.py` makes the same for links, in processes, which use nothing of the fabric.
 
     Raises:
         ssl.SSLError: The identity is no certificate with its key.

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Iterator
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
+_FORK_SAFE = frozenset({"jemalloc_bg_thd"})
+"""Names of threads that need not be counted before a fork: they use nothing but their allocator, and that one makes its
+locks whole in parent and child by handlers of its own (jemalloc's background thread, which comes with pyarrow)."""
+
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
@@ -35,7 +39,15 @@ def become_subreaper() -> None:
 
 def thread_count() -> int:
     """Threads of this process as the kernel counts them; `threading` does not see those of libraries."""
-    return len(os.listdir("/proc/self/task"))
+    tasks = os.listdir("/proc/self/task")
+    return len(tasks) if len(tasks) == 1 else sum(_name_of(task) not in _FORK_SAFE for task in tasks)
+
+
+def _name_of(task: str) -> str:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        with open(f"/proc/self/task/{task}/comm") as file:
+            return file.read().rstrip("\n")
+    return ""
 
 
 def threads_after_fork() -> int:

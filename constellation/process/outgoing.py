@@ -89,6 +89,11 @@ class Large:
         return self._part >= len(self._parts)
 
     @property
+    def is_one_part(self) -> bool:
+        """Whether it may travel as one frame; parts must arrive as parts."""
+        return len(self._parts) == 1
+
+    @property
     def sizes(self) -> list[int]:
         """The size of each part."""
         return [len(part) for part in self._parts]
@@ -493,7 +498,7 @@ class Outgoing:
             if self._sent + size > self._granted:
                 self._ask_for(size)
                 return
-            if size <= _INLINE and large.what <= framing.BYTES:
+            if size <= _INLINE and large.what <= framing.BYTES and large.is_one_part:
                 kind = framing.RAW if large.what == framing.BYTES else framing.VALUE
                 frame = _HEADER.pack(size, self.number, kind) + large.whole()
                 large.state = LEFT

@@ -1,15 +1,20 @@
-"""The default transport: stream sockets watched by epoll; a socketpair on one computer, TCP between computers.
+"""The default transport: stream sockets watched by epoll; a socketpair on one computer, TCP with TLS between computers.
 
-A link's methods *are* the C methods of its socket: nothing of ours runs per message here.
+A link's methods *are* the C methods of its socket: nothing of ours runs per message here. Encrypted ones are in `tls.py`,
+which is loaded with the first of them.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from constellation.core.contracts import Buffer, Link, Transport
+from constellation.core.contracts import Buffer, Link, RemoteTransport, Transport
 from constellation.core.hooks import hookimpl
+
+if TYPE_CHECKING:
+    import ssl
 
 SOCKET_BUFFER = 1 << 20
 """One chunk leaves in one call, and a reader that is late by one scheduling slice does not stop the writer."""
@@ -46,6 +51,7 @@ class TcpTransport:
     """Socketpairs on one computer, TCP between computers."""
 
     name = "tcp"
+    remote = True
 
     def pair(self) -> tuple[int, int]:
         """Make a connected pair of stream sockets."""
@@ -55,14 +61,22 @@ class TcpTransport:
         return left.detach(), right.detach()
 
     def adopt(self, fd: int) -> Link:
-        """Make a link of a connected stream socket."""
+        """Make a link of one end of a pair."""
+        return SocketLink(socket.socket(fileno=fd))
+
+    def open(self, fd: int, *, server: bool, context: ssl.SSLContext | None) -> Link:
+        """Make a link of a connected TCP socket."""
         sock = socket.socket(fileno=fd)
+        if context is not None:
+            from constellation.transports.tls import TlsLink
+
+            return TlsLink(sock, context, server=server)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return SocketLink(sock)
 
 
-_: type[Transport] = TcpTransport
+_: type[RemoteTransport] = TcpTransport
 
 
 @hookimpl

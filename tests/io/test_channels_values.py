@@ -62,6 +62,34 @@ def test_what_arrives_is_the_receivers_own(run_program: RunProgram, tmp_path: Pa
     passes(run_program, tmp_path, source)
 
 
+def test_buffers_of_every_size_travel_beside_the_pickle(run_program: RunProgram, tmp_path: Path) -> None:
+    """Also where pickle and buffers together would fit into one frame: they arrive as what they were."""
+    source = """
+        import numpy as np
+        sizes = [0, 1, 16383, 16384, 16385, 40_000, 65_000, 65_536, 65_537, 200_000]
+        def values():
+            for size in sizes:
+                yield np.full(size, 7, np.uint8)
+                yield [np.full(size // 2, 7, np.uint8), {"a": np.full(size // 2, 8, np.uint8)}, size]
+        def child():
+            s = Sender(parent())
+            for value in values():
+                s.send(value).block()
+            for value in values():
+                s.try_send(value)
+        init()
+        r = Receiver(spawn(child).block())
+        for value in [*values(), *values()]:
+            came = r.recv().block()
+            if isinstance(value, list):
+                assert (came[0] == value[0]).all() and (came[1]["a"] == value[1]["a"]).all() and came[2] == value[2]
+            else:
+                assert (came == value).all() and came.shape == value.shape
+        assert list(r) == []
+    """
+    passes(run_program, tmp_path, source)
+
+
 def test_arrays_of_numpy(run_program: RunProgram, tmp_path: Path) -> None:
     """Contiguous or not, in Fortran's order, read-only, empty, of objects, many in one value: equal in all respects."""
     source = """
