@@ -29,6 +29,7 @@ SAME_WISH = 0.03
 
 CTRL_C = "Ctrl-C"
 TEMPLATE_LOST = "template lost"
+NODE_LOST = "node lost"
 LINKED = "linked process"
 """How the cause of an end begins that came over a `link`: what stands behind it says all."""
 

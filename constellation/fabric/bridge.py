@@ -14,11 +14,15 @@ from constellation.core.status import ExitStatus
 if TYPE_CHECKING:
     from constellation.core.plugins import Plugins
     from constellation.fabric.books import Member
+    from constellation.fabric.lastwords import Book
     from constellation.fabric.loop import Loop, Timer
 
 
 class Sink(Protocol):
     """Takes rendered chunks, each for 1 or 2, without waiting."""
+
+    puts: int
+    """How many times something has been put."""
 
     def put(self, chunks: Sequence[tuple[int, bytes]]) -> None: ...
 
@@ -31,13 +35,15 @@ class Bridge:
         renderer: Knows the format.
         sink: Writes.
         plugins: Hear the news.
+        book: Has the processes whose end has not been written; None: nobody would read it.
     """
 
-    def __init__(self, loop: Loop, renderer: Renderer, sink: Sink, plugins: Plugins) -> None:
+    def __init__(self, loop: Loop, renderer: Renderer, sink: Sink, plugins: Plugins, book: Book | None = None) -> None:
         self._loop = loop
         self._renderer = renderer
         self._sink = sink
         self._plugins = plugins
+        self._book = book
         self._timer: Timer | None = None
         self._ends: dict[tuple[int | None, str | None], ExitStatus] = {}
 
@@ -48,6 +54,8 @@ class Bridge:
 
     def spawned(self, process: Member) -> None:
         """A process runs."""
+        if self._book is not None and not process.is_attached:
+            self._book.add(process.key)
         self.news(
             "process_spawned",
             pid=process.pid,
@@ -91,6 +99,8 @@ class Bridge:
             self._ends.setdefault((status.code, status.signal), status)
         self.news("process_exited", status=status)
         self._put(self._renderer.exit(time.time(), status))
+        if self._book is not None:
+            self._book.remove(status.pid.to_bytes(), self._sink.puts)
 
     def exit_code(self, *, interrupted: bool) -> int:
         """The exit code of the run, from the ends so far."""

@@ -38,6 +38,7 @@ from constellation.fabric.books import Member, Process
 from constellation.fabric.bridge import Bridge
 from constellation.fabric.coordinator import Coordinator
 from constellation.fabric.door import Door
+from constellation.fabric.lastwords import Book
 from constellation.fabric.limits import Limits
 from constellation.fabric.master import Master
 from constellation.fabric.monitor import Monitor
@@ -82,10 +83,14 @@ class Deployment:
         self._aside: Writer | None = None
         self._are_joined = self._is_attached or _are_joined()
         form = config["format"] or "human"
-        self._writer = Writer(self._outputs(form))
+        colour, joined = self._wants_colour(), self._are_joined
+        self._book: Book | None = None
+        if self._fds["book"] >= 0:
+            output = self._fds["output"] if self._is_attached else 1
+            self._book = Book(self._fds["book"], form, colour=colour, joined=joined, output=output)
+        self._writer = Writer(self._outputs(form), self._book)
         loop.watch(self._writer.wake_fd, self._on_writer)
-        renderer = Renderer(form, colour=self._wants_colour(), joined=self._are_joined)
-        self._bridge = Bridge(loop, renderer, self._writer, plugins)
+        self._bridge = Bridge(loop, Renderer(form, colour=colour, joined=joined), self._writer, plugins, self._book)
         self._monitor = Monitor(loop, self._bridge.output, self._has_room)
         self._limits = self._make_limits(is_all=config["capacity"] is not None)
         capacity = Resources.from_fields(config["capacity"]) if config["capacity"] is not None else None
@@ -371,6 +376,8 @@ class Deployment:
                 break
         if self._aside is not None:
             self._aside.close(0.05)
+        if self._book is not None:
+            self._book.close()
         failure = self._writer.failure
         if failure is None or self._ending.exit_code is not None:
             return code

@@ -21,13 +21,14 @@ _SWEEP_LIMIT_S = 10.0
 _WATCHED = (*_PASSED_ON, signal.SIGCHLD)
 
 
-def main(fabric: int, keeper_end: int) -> int:
+def main(fabric: int, keeper_end: int, book: int = -1) -> int:
     """Blocks. Keep a fabric until its end, then sweep.
 
     Args:
         fabric: OS pid of the fabric, a child of this process.
         keeper_end: Write end of the pipe by which the fabric learns that the keeper has gone; one byte is written when
             the terminal's settings have been remembered and the fabric may change them.
+        book: Memory in which the fabric notes its processes; below 0: there is none.
 
     Returns:
         The exit code: the fabric's, or 1 where a signal killed it.
@@ -50,14 +51,26 @@ def main(fabric: int, keeper_end: int) -> int:
     sweep()
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
+        if code > 0:
+            _say_last_words(book, code)
         return code
     _restore(terminal)
     _remove_groups()
+    _say_last_words(book, code)
     with contextlib.suppress(OSError):
         os.write(
             2, f"constellation: the fabric was killed by {_name(-code)}; all its processes have been killed\n".encode()
         )
     return 1
+
+
+def _say_last_words(book: int, code: int) -> None:
+    """Say of each process that it was lost, unless the fabric has said how all of them ended."""
+    with contextlib.suppress(Exception):  # nobody may be there to hear it, and the exit code must be given
+        if book >= 0:
+            from constellation.fabric import lastwords  # late: a fabric that ends by itself needs none
+
+            lastwords.say(book, code)
 
 
 def _remove_groups() -> None:

@@ -14,6 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from constellation.fabric.lastwords import Book
 
 QUEUE_BYTES = 1 << 20
 """Large enough that a terminal never stops the fabric for a burst, small enough that Ctrl-C shows within a second."""
@@ -27,12 +31,15 @@ class Writer:
         failure: The error of stdout, once it has one; what is put after that is thrown away.
     """
 
-    def __init__(self, outputs: dict[int, int]) -> None:
+    def __init__(self, outputs: dict[int, int], book: Book | None = None) -> None:
         """Start the thread.
 
         Args:
             outputs: Where to write what is meant for 1 and for 2, by that number.
+            book: Told before and after writing, in the thread; None: nobody is.
         """
+        self.puts = 0
+        self._book = book
         self.failure: OSError | None = None
         self.writes_to = 0
         self._write_began: float | None = None
@@ -76,6 +83,7 @@ class Writer:
             return
         with self._changed:
             self._queue.extend(chunks)
+            self.puts += 1
             self._bytes += sum(len(data) for _, data in chunks)
             self._changed.notify()
 
@@ -100,6 +108,9 @@ class Writer:
                     self._changed.wait()
                 chunks = list(self._queue)
                 self._queue.clear()
+                puts = self.puts
+            if self._book is not None:
+                self._book.begin(sum(len(data) for _, data in chunks))
             number = chunks[0][0]
             pending: list[bytes] = []
             for other, data in chunks:
@@ -108,6 +119,8 @@ class Writer:
                     number, pending = other, []
                 pending.append(data)
             self._write(number, b"".join(pending))
+            if self._book is not None:
+                self._book.end(puts)
 
     def _write(self, number: int, data: bytes) -> None:
         view = memoryview(data)

@@ -52,13 +52,14 @@ class Attachment:
             "pty": -1,
             "keeper": keeper_read,
             "output": output_write,
+            "book": os.memfd_create("constellation-book"),
         }
         config_fd = forked.write_config({**config, "fds": fds})
-        passed = (config_fd, keeper_write, theirs, keeper_read, output_write)
+        passed = (config_fd, keeper_write, theirs, keeper_read, output_write, fds["book"])
         try:
             # A session of its own: a Ctrl-C at the REPL's terminal is for the REPL.
             self._keeper = subprocess.Popen(
-                boot.attached_command(config_fd, keeper_write),
+                boot.attached_command(config_fd, keeper_write, fds["book"]),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=passed,

@@ -31,12 +31,12 @@ sys.exit(main(int(sys.argv[2])))
 """
 _KEEPER = """\
 from constellation.fabric.keeper import main
-sys.exit(main(int(sys.argv[2]), int(sys.argv[3])))
+sys.exit(main(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
 """
 # Both roles out of one interpreter: a caller that has threads must not fork by itself.
 _BOTH = """\
 import os
-config, keeper_end = int(sys.argv[2]), int(sys.argv[3])
+config, keeper_end, book = int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 pid = os.fork()
 if pid == 0:
     os.close(keeper_end)
@@ -44,7 +44,7 @@ if pid == 0:
     sys.exit(main(config))
 os.close(config)
 from constellation.fabric.keeper import main
-sys.exit(main(pid, keeper_end))
+sys.exit(main(pid, keeper_end, book))
 """
 _TEMPLATE = """\
 import json, os
@@ -59,14 +59,14 @@ def fabric_command(config: int) -> list[str]:
     return [sys.executable, "-I", "-c", _preface() + _FABRIC, "fabric", str(config)]
 
 
-def keeper_command(fabric: int, keeper_end: int) -> list[str]:
+def keeper_command(fabric: int, keeper_end: int, book: int) -> list[str]:
     """The keeper of a fabric with this OS pid; holds the only write end of the pipe that the fabric watches."""
-    return [sys.executable, "-I", "-S", "-c", _preface() + _KEEPER, "keeper", str(fabric), str(keeper_end)]
+    return [sys.executable, "-I", "-S", "-c", _preface() + _KEEPER, "keeper", str(fabric), str(keeper_end), str(book)]
 
 
-def attached_command(config: int, keeper_end: int) -> list[str]:
+def attached_command(config: int, keeper_end: int, book: int) -> list[str]:
     """A keeper that forks its fabric itself."""
-    return [sys.executable, "-I", "-c", _preface() + _BOTH, "keeper", str(config), str(keeper_end)]
+    return [sys.executable, "-I", "-c", _preface() + _BOTH, "keeper", str(config), str(keeper_end), str(book)]
 
 
 def bare_template_command(config: dict[str, Any]) -> list[str]:

@@ -70,7 +70,8 @@ def start(config: dict[str, Any], *, human: bool) -> socket.socket:
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         raise
     if fabric:
-        _exec(boot.keeper_command(fabric, ends.keeper), [ends.keeper], keep_stdin=fds["pty"] >= 0)
+        book = fds["book"]
+        _exec(boot.keeper_command(fabric, ends.keeper, book), [ends.keeper, book], keep_stdin=fds["pty"] >= 0)
     # From here on a failure has no program to be raised in: it is said, and the keeper ends with the fabric.
     try:
         first = _fork_below(ends, fds, config_fd)
@@ -132,6 +133,7 @@ def _open_ends(*, human: bool) -> _Ends:
     keeper_read, keeper_write = os.pipe()
     first = {"control": first_control, "stdin": -1}
     fabric = {"control": fabric_control, "template": fabric_template, "keeper": keeper_read, "pty": -1}
+    fabric["book"] = os.memfd_create("constellation-book")
     fabric["last_stack"], first["last_stack"] = laststack.open_pipe()
     if os.isatty(0):
         fabric["pty"], first["stdin"] = _open_pty()

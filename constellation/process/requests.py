@@ -55,17 +55,26 @@ class _Asking(Operation[T]):
         """The result in an answer; raises what it says."""
         raise NotImplementedError
 
+    def unanswered(self) -> T:
+        """The result where the node has gone without an answer; raises where there is none."""
+        self._runtime.control.check()
+        raise errors.InternalError("the node is there, and was taken to have gone")
+
     def poll(self) -> bool:
         request = self._request
         if request is None:
             if self._runtime.is_foreign:
                 runtimes.current()
-            self._runtime.control.check()
+            if not self._runtime.control.is_open:
+                self._result = self.unanswered()
+                return True
             request = self._runtime.control.request()
             self.ask(request.number)
             self._request = request
         if request.answer is None:
-            self._runtime.control.check()
+            if not self._runtime.control.is_open:
+                self._result = self.unanswered()
+                return True
             return False
         self._result = self.read(request.answer)
         return True
@@ -202,6 +211,14 @@ class _AwaitEnd(_Asking[ExitStatus]):
         raise UsageError(
             f"process {self._of} is not known on this node: it belongs to another deployment, or never was"
         )
+
+    def unanswered(self) -> ExitStatus:
+        if self._request is not None:
+            return runtimes.lost_with_node(self._of)  # else it would have been answered that it is not known
+        peer = self._runtime.peers.get(self._of)
+        if peer is not None and isinstance(peer.gone, errors.PeerDied):
+            return peer.gone.status
+        return super().unanswered()
 
     def describe(self) -> str:
         verb = "kill" if isinstance(self._message(0), Kill) else "watch"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from constellation.core import draining, handshake, settings, why
 from constellation.core.draining import Held
 from constellation.core.errors import ChannelError, UsageError
+from constellation.core.lifecycle import NODE_LOST
 from constellation.core.messages import (
     Begin,
     Close,
@@ -188,8 +189,8 @@ class Runtime:
 
     def _on_node_gone(self) -> None:
         for peer in list(self.peers.values()):
-            if peer.wire.link is None:
-                peer.on_refused(error_of(peer.pid, None))
+            if peer.wire.link is None and peer.pid != self.pid:
+                peer.on_refused(error_of(peer.pid, lost_with_node(peer.pid)))
 
     def watch_peer(self, peer: Peer) -> None:
         """A link has ended: ask the node how its process ended, and tell the peer."""
@@ -198,10 +199,10 @@ class Runtime:
         def tell() -> None:
             answer = request.answer
             request.waiters.clear()
-            if isinstance(answer, Exited) and answer.status is not None:
-                peer.on_status(ExitStatus.from_fields(answer.status))
+            if isinstance(answer, Exited):
+                peer.on_status(None if answer.status is None else ExitStatus.from_fields(answer.status))
             else:
-                peer.on_status(None)
+                peer.on_status(lost_with_node(peer.pid))
 
         request.waiters.append(tell)
         if self.control.is_open:
@@ -295,6 +296,11 @@ class Runtime:
                 peer.wire.link.close()
                 peer.wire.link = None
         self.control.close()
+
+
+def lost_with_node(pid: Pid) -> ExitStatus:
+    """What is known of a process when its node, which is ours, has gone: that it cannot live on without it."""
+    return ExitStatus(pid, None, None, NODE_LOST)
 
 
 class _Delivered:

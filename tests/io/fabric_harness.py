@@ -79,6 +79,7 @@ class Harness:
             "stdout": stdout_read,
             "stderr": stderr_read,
             "last_stack": -1,
+            "book": -1,
             "pty": -1,
             "keeper": keeper_read,
             "output": -1,

@@ -76,9 +76,11 @@ def test_the_end_of_a_role_ends_all_and_says_why(
 
 
 def test_the_death_of_the_fabric_is_said_by_the_keeper(leftovers: Leftovers, tmp_path: Path) -> None:
-    """And its processes are gone."""
-    returncode, _, stderr = _run(leftovers, tmp_path, FABRIC, signal.SIGKILL)
+    """Of each process, too; and all of them are gone."""
+    returncode, events, stderr = _run(leftovers, tmp_path, FABRIC, signal.SIGKILL)
     assert returncode == 1
+    ends = [(event["code"], event["signal"], event["cause"]) for event in events if event["event"] == "exit"]
+    assert ends == [(None, None, "node lost: the fabric was killed by SIGKILL, and with it all its processes")] * 4
     assert stderr == "constellation: the fabric was killed by SIGKILL; all its processes have been killed\n"
 
 
