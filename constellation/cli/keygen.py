@@ -21,7 +21,7 @@ def keygen(*, folder: str | None, owner: str | None, days: int) -> None:
         constellation keygen
         scp ~/.config/constellation/node.pem big:.config/constellation/
         constellation keygen --owner alice
-    """
+    """  # noqa: D301  # the mark is click's
     from constellation.fabric.credential import keygen as make
 
     written = make(folder, owner, days)
