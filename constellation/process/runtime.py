@@ -7,6 +7,7 @@ the object but not its threads: there it is *foreign*, does nothing, and refuses
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from time import perf_counter
@@ -87,10 +88,18 @@ class Runtime:
         resources: Its demand.
         control: Socket to the node; taken over.
         config: The deployment's configuration.
+        outlives_node: Whether it goes on without its node, as a caller does to which the fabric is only attached.
     """
 
     def __init__(
-        self, pid: Pid, parent: Pid | None, resources: Resources, control: socket.socket, config: dict[str, Any]
+        self,
+        pid: Pid,
+        parent: Pid | None,
+        resources: Resources,
+        control: socket.socket,
+        config: dict[str, Any],
+        *,
+        outlives_node: bool = False,
     ) -> None:
         self.pid = pid
         self.parent = parent
@@ -100,6 +109,7 @@ class Runtime:
         self.credit: int = config["credit"]
         self.offer = handshake.offer_of(self.transport, self.serializer, self.credit)
         self.os_pid = os.getpid()
+        self._outlives_node = outlives_node
         self.is_foreign = False
         self.leaving = False
         self.pool = Pool()
@@ -203,6 +213,9 @@ class Runtime:
             self.control.send(Waiting(waits))
 
     def _on_node_gone(self) -> None:
+        if not self._outlives_node:
+            # Its deployment is dead, or has cut it off. Its template, or who is above that, kills it as well, if they can.
+            os.kill(self.os_pid, signal.SIGKILL)
         for peer in list(self.peers.values()):
             if peer.wire.link is None and peer.pid != self.pid:
                 peer.on_refused(error_of(peer.pid, lost_with_node(peer.pid)))
