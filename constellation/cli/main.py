@@ -13,6 +13,7 @@ import click
 
 from constellation.cli import deploy as deploying
 from constellation.cli.daemons import master, node
+from constellation.cli.keygen import keygen
 from constellation.cli.options import Shared, shared_options
 from constellation.cli.plugins import plugins
 from constellation.cli.run import run
@@ -92,6 +93,7 @@ def cli(
 
 cli.add_command(run)
 cli.add_command(plugins)
+cli.add_command(keygen)
 cli.add_command(node)
 cli.add_command(master)
 for _command in deploying.COMMANDS:

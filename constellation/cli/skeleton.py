@@ -56,8 +56,8 @@ _KINDS = {
                        "", "came through: True"),
     "serializer": _Kind("A serializer for constellation: plain data as tagged bytes, safe on foreign ones",
                         "test_suite", "100", _ECHO, "", "came through: True"),
-    "scheduler": _Kind("A scheduler for constellation: the node with the most free memory, or with the least",
-                       "test_suite", '"most"', _SPAWNS, "", "all ended well: True"),
+    "scheduler": _Kind("A scheduler for constellation: the first node that has room, or the last",
+                       "test_suite", '"first"', _SPAWNS, "", "all ended well: True"),
     "launcher": _Kind("A launcher for constellation: nodes as background processes", "test_launcher"),
     "news": _Kind("News of constellation: every start and end of a process as a line of JSON", "test_news"),
 }  # fmt: skip

@@ -36,7 +36,7 @@ KINDS = {
         ("node_changed", "node_removed", "place"),
         {"bin_packing": "constellation.schedulers.bin_packing"},
     ),
-    "launcher": Kind("register_launchers", ("start", "ended", "stop"), {}),
+    "launcher": Kind("register_launchers", ("start", "ended", "stop"), {"local": "constellation.launchers.local"}),
 }
 DEFAULT_PLUGINS = tuple(module for kind in KINDS.values() for module in kind.defaults.values())
 DEFAULT_NAMES = {name: module for kind in KINDS.values() for name, module in kind.defaults.items()}

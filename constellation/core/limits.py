@@ -152,18 +152,6 @@ def owner_of(name: str) -> Owner | None:
     return Owner(*map(int, parts[:3]))
 
 
-def start_time(stat: str) -> int:
-    """When a process began, by /proc/PID/stat: ticks since the boot; 0 where it has ended and nobody has waited for it.
-
-    Raises:
-        ValueError: That is no such text.
-    """
-    fields = stat.rpartition(")")[2].split()
-    if len(fields) < 20:
-        raise ValueError(f"cannot read the start time from {stat!r}")
-    return 0 if fields[0] in {"Z", "X"} else int(fields[19])
-
-
 # Why it ended
 
 

@@ -107,7 +107,7 @@ class Plugins:
         return cast("Scheduler", self._find("scheduler", name))
 
     def launcher(self, name: str) -> Launcher:
-        """Give a launcher by name; there is no default one.
+        """Give a launcher by name; none is chosen by itself, for where nodes are to run is never clear.
 
         Raises:
             PluginError: No enabled plugin offers it, or one is broken.

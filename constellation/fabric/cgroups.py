@@ -27,9 +27,9 @@ from constellation.core.limits import (
     places,
     read_keyed,
     shares,
-    start_time,
     weight,
 )
+from constellation.core.marker import start_time
 
 SPARES = 2
 """Groups that are made ahead: making one takes 0.1 ms, and a spawn need not wait for it."""

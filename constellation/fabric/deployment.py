@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -59,6 +60,10 @@ WORDS = 3
 """The writer's number for what is said to the user: stderr, wherever the output of processes goes."""
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
+INSIST_S = 0.3
+"""How long no end may be reported when all have been killed, before everything below is killed."""
+LAST_WORDS_S = 0.5
+"""How long a fabric without a keeper waits for a reader of stdout: nobody is left who could end it."""
 
 
 class Deployment:
@@ -82,6 +87,8 @@ class Deployment:
         self._is_over = False
         self._aside: Writer | None = None
         self._are_joined = self._is_attached or _are_joined()
+        self._left: int | None = None
+        """How many lived at the last look since all were killed; None: they have not been."""
         form = config["format"] or "human"
         colour, joined = self._wants_colour(), self._are_joined
         self._book: Book | None = None
@@ -206,6 +213,7 @@ class Deployment:
         Returns:
             The exit code of the run.
         """
+        self._loop.call_later(0, self._reap)  # who ended before our handlers were there gave no signal
         try:
             while not self._is_over:
                 self._loop.step(None)
@@ -220,7 +228,8 @@ class Deployment:
     def _on_signal(self, number: int) -> None:
         match number:
             case signal.SIGCHLD:
-                self._reap()
+                # What had been said before that end is heard first: a template's last words say whose end it was.
+                self._loop.call_later(0, self._reap)
             case signal.SIGINT:
                 self._step(Interrupted(is_typed=False))
             case signal.SIGTERM | signal.SIGHUP:
@@ -309,6 +318,17 @@ class Deployment:
         for member in self._coordinator.living:
             if not member.is_attached:
                 self._coordinator.kill(member, cause)
+        if self._left is None:
+            self._left = len(self._coordinator.living)
+            self._loop.call_later(INSIST_S, self._insist)
+
+    def _insist(self) -> None:
+        """Kill all below: who should report the ends, a template, may be stopped, or hang in the program's code."""
+        left = len(self._coordinator.living)
+        if left == self._left:
+            keeper.kill_descendants()
+        self._left = left
+        self._loop.call_later(INSIST_S, self._insist)
 
     # The door
 
@@ -370,9 +390,12 @@ class Deployment:
         if code is None:
             code = self._bridge.exit_code(interrupted=False)
         self._bridge.news("deployment_ended", first=self._first.pid, code=code)
+        began = self._loop.now()
         while not self._writer.close(0.05):
             # The reader of stdout does not read; whoever asks us to end need not wait for it.
             if self._signals.take() & {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
+                break
+            if self._loop.now() - began > LAST_WORDS_S and _is_hung_up(self._fds["keeper"]):
                 break
         if self._aside is not None:
             self._aside.close(0.05)
@@ -384,6 +407,13 @@ class Deployment:
         if not self._writer.is_broken_pipe:
             sys.stderr.write(_say_failure(failure))
         return BROKEN_PIPE if self._writer.is_broken_pipe else 1
+
+
+def _is_hung_up(pipe: int) -> bool:
+    """Whether nobody holds the write end."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(mask & select.POLLHUP for _, mask in poll.poll(0))
 
 
 def _say_failure(failure: OSError) -> str:

@@ -1,9 +1,10 @@
 """The keeper: the tiny process that a shell waits for, above the fabric, and that leaves nothing behind.
 
-It imports nothing of constellation, but when the fabric is dead, and nothing heavy, so that it starts at once
-(``python -I -S``) and nothing can go wrong in it. It is a subreaper: whoever below loses its parent becomes its child. It
-passes the signals that ask for an end on to the fabric, waits for it, then kills and reaps whatever is left until there is
-nothing.
+It imports nothing heavy, so that it starts at once (``python -I -S``), and nothing of constellation but where it goes
+on whatever happens there: it sweeps what earlier deployments left behind that had nobody to do so, while its own fabric
+starts; when the fabric is dead it says so of each process, and removes control groups. It is a subreaper: whoever below
+loses its parent becomes its child. It passes the signals that ask for an end on to the fabric, waits for it, then kills
+and reaps whatever is left until there is nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def main(fabric: int, keeper_end: int, book: int = -1) -> int:
     terminal = _terminal_settings()
     with contextlib.suppress(OSError):
         os.write(keeper_end, b"k")
+    _sweep_earlier()
     while (status := _reap(fabric)) is None:
         news = signal.sigwaitinfo(_WATCHED)
         if news.si_signo not in _PASSED_ON or news.si_signo in ignored:
@@ -71,6 +73,14 @@ def _say_last_words(book: int, code: int) -> None:
             from constellation.fabric import lastwords  # late: a fabric that ends by itself needs none
 
             lastwords.say(book, code)
+
+
+def _sweep_earlier() -> None:
+    """Kill what dead deployments have left."""
+    with contextlib.suppress(Exception):  # whatever is wrong with others, this deployment is kept
+        from constellation.fabric import leftovers  # late: what fails to load must not fail the keeper
+
+        leftovers.sweep()
 
 
 def _remove_groups() -> None:
@@ -105,14 +115,19 @@ def sweep() -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-            for os_pid in _descendants(os.getpid()):
-                # A user program with more rights than ours cannot be killed, and must not keep us here.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(os_pid, signal.SIGKILL)
+            kill_descendants()
             if not _reap_briefly():
                 return
             continue
         return
+
+
+def kill_descendants() -> None:
+    """Kill all descendants of this process that there are now."""
+    for os_pid in _descendants(os.getpid()):
+        # A user program with more rights than ours cannot be killed, and must not keep us here.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(os_pid, signal.SIGKILL)
 
 
 def _reap_briefly() -> bool:

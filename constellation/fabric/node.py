@@ -240,6 +240,12 @@ class Node:
             text += "; it said:" + "".join(f"\n    {line}" for line in words)
         self._events.failed(process.key, text)
 
+    def has_begun(self, process: Process) -> bool:
+        """Whether a process runs, or has run, whose template is gone before it could say so."""
+        if process.connection is not None:
+            process.connection.drain()
+        return process.is_ready or process is self.first
+
     def _ready(self, process: Process, os_pid: int) -> None:
         if process.is_ready:
             return
@@ -247,6 +253,9 @@ class Node:
         if process.is_attached:
             process.os_pid, process.pidfd = os_pid, _open_pidfd(os_pid)
             self._limits.take_in(process)
+        elif process.os_pid == 0:  # the template says so too, unless it ends before
+            process.os_pid = os_pid
+            self._by_os_pid.setdefault(os_pid, process)
         self._events.began(process.key, os_pid, is_running=True)
         self._monitor.listen(process)
         self._monitor.catch_up(process)

@@ -9,16 +9,20 @@ its own.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import resource
 import signal
 import socket
 import subprocess
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from constellation.core.lifecycle import closing_words
 from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, TemplateReady
+from constellation.fabric import leftovers
 from constellation.fabric.books import Process, close_fds
 from constellation.fabric.loop import Loop, Timer
 from constellation.fabric.packets import Packets
@@ -27,7 +31,10 @@ START_LIMIT_S = 30.0
 """For a program to reach init() when it is run again: imports of the largest libraries take some seconds, cold."""
 
 SOCKET_BUFFER = 1 << 20
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl  # looked up here: not between a fork and an exec
 _LOST_POLL_S = 0.01
+_LOST_POLLS = 30
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _FD_VARIABLE = "CONSTELLATION_TEMPLATE"
 _ONCE_VARIABLE = "CONSTELLATION_TEMPLATE_ONCE"
@@ -41,6 +48,8 @@ class Owner(Protocol):
     def forked(self, process: Process, os_pid: int, pidfd: int) -> None: ...
 
     def fork_failed(self, process: Process, text: str) -> None: ...
+
+    def has_begun(self, process: Process) -> bool: ...
 
     def ended(self, process: Process, code: int | None, signum: int | None) -> None: ...
 
@@ -118,32 +127,41 @@ class Template:
         self.is_lost = True
         if self._on_lost is not None:
             self._on_lost()
-        for process in list(self.pending.values()):
-            self._owner.fork_failed(process, f"the template has gone{f': {reason}' if reason else ''}")
+        for number, process in list(self.pending.items()):
+            if not self.is_once and self._owner.has_begun(process):
+                self.running[process.os_pid or -number] = process
+            else:
+                self._owner.fork_failed(process, f"the template has gone{f': {reason}' if reason else ''}")
         self.pending.clear()
         if not self.is_once:
-            self._settle()
+            self._settle(_LOST_POLLS)
 
-    def _settle(self) -> None:
+    def _settle(self, polls: int) -> None:
         """Find out how the processes of a lost template ended.
 
         They die with it (PDEATHSIG) and then are the fabric's to reap, unless the template had reaped them itself and
         did not come to say so: then nothing is left that could be asked.
+
+        Args:
+            polls: How often to look before those are given up of which the template had not even said that they are.
         """
-        for os_pid, process in list(self.running.items()):
+        for key, process in list(self.running.items()):
             if process.reaped is not None:
-                del self.running[os_pid]
+                del self.running[key]
                 self._owner.ended(process, *process.reaped)
                 continue
             try:
-                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+                if process.pidfd >= 0:
+                    signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+                elif polls <= 0:
+                    raise ProcessLookupError
             except ProcessLookupError:
-                del self.running[os_pid]
+                del self.running[key]
                 self._owner.ended(process, None, None)
             except PermissionError:
                 continue
         if self.running:
-            self._loop.call_later(_LOST_POLL_S, self._settle)
+            self._loop.call_later(_LOST_POLL_S, lambda: self._settle(polls - 1))
 
 
 class Starter:
@@ -240,19 +258,24 @@ class Starter:
                 environment |= _ONE_THREAD
             if borrowed:
                 environment[_BORROWED_VARIABLE] = ",".join(borrowed)
+            environment |= leftovers.marking(environment)
             words, words_write = os.pipe()
             try:
-                started = subprocess.Popen(
-                    self._command,
-                    env=environment,
-                    cwd=self._cwd,
-                    stdin=subprocess.DEVNULL,
-                    # A program that is tried out may end before its init(): then this is all there is of it.
-                    stdout=subprocess.DEVNULL if self._on_reached is None else words_write,
-                    stderr=words_write,
-                    pass_fds=[theirs.fileno()],
-                    process_group=0,
-                )
+                # Python 3.12 warns of forks beside threads. Ours only writes, and what runs before the exec takes no lock.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    started = subprocess.Popen(
+                        self._command,
+                        env=environment,
+                        cwd=self._cwd,
+                        stdin=subprocess.DEVNULL,
+                        # A program that is tried out may end before its init(): then this is all there is of it.
+                        stdout=subprocess.DEVNULL if self._on_reached is None else words_write,
+                        stderr=words_write,
+                        pass_fds=[theirs.fileno()],
+                        process_group=0,
+                        preexec_fn=functools.partial(_die_with_fabric, os.getpid()),  # noqa: PLW1509  # see above
+                    )
             except BaseException:
                 os.close(words)
                 raise
@@ -364,6 +387,13 @@ class Starter:
         for process, _, fds in waiting:
             close_fds(fds)
             self._owner.fork_failed(process, f"{text}; it said:\n{words}" if words else text)
+
+
+def _die_with_fabric(fabric: int) -> None:
+    """Have the kernel kill this fresh child when the fabric ends: while it imports, it does not look at its socket."""
+    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != fabric:
+        os._exit(1)
 
 
 def control_pair() -> tuple[socket.socket, socket.socket]:

@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import Any
 
-from constellation.process import boot, forked
+from constellation.process import boot, forked, marking
 
 _END_S = 10.0
 """How long to wait for a fabric that was told to end; its own limits are shorter, so this is for a broken one."""
@@ -39,6 +39,7 @@ class Attachment:
         Raises:
             OSError: A descriptor or a process could not be had.
         """
+        marking.leave_dead()
         mine, theirs = forked.control_pair()
         self.control = socket.socket(fileno=mine)
         self._output, output_write = os.pipe()

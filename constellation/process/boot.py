@@ -35,7 +35,8 @@ sys.exit(main(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
 """
 # Both roles out of one interpreter: a caller that has threads must not fork by itself.
 _BOTH = """\
-import os
+import ctypes, os
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, before there is anybody to be orphaned
 config, keeper_end, book = int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 pid = os.fork()
 if pid == 0:

@@ -67,7 +67,7 @@ class Control:
     Args:
         reactor: Where it is watched.
         sock: The socket; taken over.
-        on_message: Called with each message that is no answer, and its descriptors.
+        on_message: Called with each message that is no answer, and its descriptors; with the news of an end too.
         on_end: Called when the node has gone.
     """
 
@@ -185,6 +185,8 @@ class Control:
         if number is None:
             self._on_message(message, fds)
             return
+        if isinstance(message, messages.Exited):
+            self._on_message(message, fds)  # not only who asked wants to know
         request = self._requests.get(number)
         if request is not None:
             request.answer = message

@@ -6,7 +6,8 @@
                +-- U1       the first process; init() returns here
 
 Nobody waits for anybody: what U1 and T send waits in their sockets until the fabric reads. All signals are blocked while
-it happens, so that a Ctrl-C meets either the whole of the old program or the whole of the new tree.
+it happens, so that a Ctrl-C meets either the whole of the old program or the whole of the new tree. P0 and F are subreapers
+before they fork, so that at no moment an orphan falls out of the tree.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from constellation.process import boot, kernel, laststack, life
+from constellation.process import boot, kernel, laststack, life, marking
 from constellation.process.template import Template
 
 _SOCKET_BUFFER = 1 << 20
@@ -59,14 +60,18 @@ def start(config: dict[str, Any], *, human: bool) -> socket.socket:
     gc.collect()
     gc.freeze()
     carried = _Carried()
+    marking.leave_dead()
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    keeper = os.getpid()
     try:
         ends = _open_ends(human=human)
         fds = {**ends.fabric, "output": -1}
         config_fd = write_config({**config, "fds": fds})
+        kernel.become_subreaper()
         with kernel.fork_warnings_off(), life.forking():
             fabric = os.fork()
     except OSError:
+        kernel.become_subreaper(on=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         raise
     if fabric:
@@ -74,7 +79,7 @@ def start(config: dict[str, Any], *, human: bool) -> socket.socket:
         _exec(boot.keeper_command(fabric, ends.keeper, book), [ends.keeper, book], keep_stdin=fds["pty"] >= 0)
     # From here on a failure has no program to be raised in: it is said, and the keeper ends with the fabric.
     try:
-        first = _fork_below(ends, fds, config_fd)
+        first = _fork_below(keeper, ends, fds, config_fd)
         if first:
             _become_template(ends, first, signals, config)
         _take_standard_descriptors(ends.first)
@@ -89,16 +94,18 @@ def start(config: dict[str, Any], *, human: bool) -> socket.socket:
         os._exit(1)
 
 
-def _fork_below(ends: _Ends, fds: dict[str, int], config_fd: int) -> int:
+def _fork_below(keeper: int, ends: _Ends, fds: dict[str, int], config_fd: int) -> int:
     """Fork the template and the first process, become the fabric; 0 in the first process, its OS pid in the template."""
     kept = [config_fd, *(fd for fd in fds.values() if fd >= 0)]
     with kernel.fork_warnings_off(), life.forking():
         fabric = os.getpid()
+        kernel.become_subreaper()
         if os.fork():
             _exec(boot.fabric_command(config_fd), kept, keep_stdin=fds["pty"] >= 0)
-        kernel.die_with_parent(fabric)
+        # No die_with_parent: it sees its socket close, and then sweeps, which may be all that is left to do so.
         os.setsid()
         kernel.become_subreaper()
+        marking.mark(keeper, fabric)
         for fd in {*kept, ends.keeper}:
             os.close(fd)
         template = os.getpid()

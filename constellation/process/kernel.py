@@ -16,7 +16,13 @@ _FORK_SAFE = frozenset({"jemalloc_bg_thd"})
 """Names of threads that need not be counted before a fork: they use nothing but their allocator, and that one makes its
 locks whole in parent and child by handlers of its own (jemalloc's background thread, which comes with pyarrow)."""
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_MAP_SHARED, _PROT_NONE = 1, 0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
 
 def die_with_parent(parent: int) -> None:
@@ -32,9 +38,19 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def become_subreaper() -> None:
-    """Become the parent of descendants whose own parents have ended."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def outlive_parent() -> None:
+    """Take `die_with_parent` back."""
+    _prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
+def become_subreaper(*, on: bool = True) -> None:
+    """Become the parent of descendants whose own parents have ended, or be it no longer. It stays so over an exec."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
+
+
+def map_for_good(fd: int) -> None:
+    """Map one page of a file, as long as this process lives, and for its forks. Python's own map would keep a descriptor."""
+    _mmap(None, 1, _PROT_NONE, _MAP_SHARED, fd, 0)
 
 
 def thread_count() -> int:

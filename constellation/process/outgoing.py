@@ -150,8 +150,8 @@ class Outgoing:
 
     __slots__ = (
         "_accepted", "_alone", "_combines", "_consumed", "_current", "_encode", "_granted", "_last", "_queue", "_room",
-        "_sealing", "_sent", "_since", "_streak", "_turn", "_wanted", "closed", "combined", "incarnation", "lock", "lot",
-        "lot_ends", "name", "number", "over", "peer", "reactor", "stated_type", "waiters",
+        "_sealing", "_sent", "_since", "_streak", "_turn", "_wanted", "closed", "combined", "incarnation", "is_told", "lock",
+        "lot", "lot_ends", "name", "number", "over", "peer", "reactor", "stated_type", "waiters",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, name: str, incarnation: int) -> None:
@@ -164,6 +164,7 @@ class Outgoing:
         self.stated_type = ""
         self.closed = False  # by us
         self.over: BaseException | None = None  # what a send raises
+        self.is_told = False  # an operation has raised it
         self.waiters: list[Callable[[], None]] = []
         self._encode = peer.runtime.serializer.encode
         self._combines = getattr(peer.runtime.serializer, "takes_all_plain", False)
@@ -371,7 +372,7 @@ class Outgoing:
             if large.state == LEFT:
                 return True
             if self.over is not None:
-                raise self.over
+                raise self._error()
             if large.state == WAITS:
                 if self.closed:
                     raise self._error()
@@ -572,6 +573,11 @@ class Outgoing:
         current = self._current
         return max(0, self._accepted - self._sent) + (0 if current is None else current.size)
 
+    @property
+    def accepted(self) -> int:
+        """Bytes that have been accepted, about."""
+        return self._accepted
+
     # Ending
 
     def refused(self, receiver_type: str) -> None:
@@ -589,6 +595,7 @@ class Outgoing:
                 self.over = error
             self._room = 0
             self._queue.clear()
+            self._accepted += SCALAR_BYTES * len(self.combined)
             self.combined = []
             self._sealing = None
             self.lot = 0
@@ -625,6 +632,7 @@ class Outgoing:
 
     def _error(self) -> BaseException:
         if self.over is not None:
+            self.is_told = True
             return self.over
         return ChannelClosed(f"{self.describe()} to {self.peer.pid} has been closed at this end")
 

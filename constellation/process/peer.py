@@ -18,6 +18,7 @@ import os
 from typing import TYPE_CHECKING
 
 from constellation.core import framing, handshake, linklife
+from constellation.core.draining import Held
 from constellation.core.errors import ChannelClosed, ChannelError, HandshakeError, PeerDied
 from constellation.core.linklife import Connecting
 from constellation.core.messages import Connect
@@ -57,6 +58,7 @@ class Peer:
         self._connecting = Connecting()
         self._closing: list[Wire] = []  # given up
         self._asked = False
+        self._unlinked: list[Outgoing] = []  # opened on a wire that has no link yet
         self.wire = self._new_wire()
         self.back = self.wire
 
@@ -90,6 +92,8 @@ class Peer:
         """Give a channel its number and say so. The lock must be held."""
         self._last_channel = number = self._last_channel + 1
         self.outgoing_by_number[number] = channel
+        if self.wire.link is None:
+            self._unlinked.append(channel)
         self.wire.life.opening()
         self.wire.out.append(framing.encode_open(number, channel.incarnation, channel.name, channel.stated_type))
         self.ensure_link()
@@ -186,6 +190,7 @@ class Peer:
             else:
                 return
             connecting.number = number
+            self._unlinked.clear()
             if connecting.is_asked:
                 connecting.is_asked = False
                 self._say_bye()  # what it was asked for may have gone meanwhile
@@ -194,6 +199,11 @@ class Peer:
         """There is no such process, or it has ended."""
         self._connecting.is_asked = False
         if self.wire.link is None:
+            self.fail(error)
+
+    def on_ended(self, error: ChannelError) -> None:
+        """Its process has ended; what it sent on a link that we have or had is taken in all the same."""
+        if self.wire.link is None and not self._closing:
             self.fail(error)
 
     def on_end(self, wire: Wire) -> None:
@@ -298,6 +308,7 @@ class Peer:
             wire.out += waiting
             wire.bulk += bulk
             self.wire = self.back = wire  # commit, from `wire.out` on
+            self._unlinked.clear()
         if wire in self._closing:
             self._closing.remove(wire)
         wire.flush()
@@ -435,6 +446,14 @@ class Peer:
     def was_used(self) -> bool:
         """Whether there is a link, or something that waits for one."""
         return self.gone is None and (self.wire.link is not None or len(self.wire.out) > 1 or bool(self._closing))
+
+    def lost(self) -> list[Held]:
+        """What was accepted for a process that had ended before, where no operation has said so since."""
+        return [
+            Held(channel.name, self.pid, channel.accepted)
+            for channel in self._unlinked
+            if self.gone is not None and channel.accepted and not channel.is_told
+        ]
 
     def undrained(self) -> list[Outgoing]:
         """The channels that still hold something."""

@@ -68,9 +68,7 @@ class _Asking(Operation[T]):
             if not self._runtime.control.is_open:
                 self._result = self.unanswered()
                 return True
-            request = self._runtime.control.request()
-            self.ask(request.number)
-            self._request = request
+            request = self._begin_asking()
         if request.answer is None:
             if not self._runtime.control.is_open:
                 self._result = self.unanswered()
@@ -80,18 +78,28 @@ class _Asking(Operation[T]):
         return True
 
     def sources(self) -> Sequence[Source]:
-        if self._request is None:
-            self._request = self._runtime.control.request()
-            self.ask(self._request.number)
-        return (self._request,)
+        return (self._request or self._begin_asking(),)
+
+    def _begin_asking(self) -> Request:
+        control = self._runtime.control
+        # Known before it is sent: a Ctrl-C most likely comes right after that, and must not leave a question behind that
+        # nobody can withdraw.
+        self._request = request = control.request()
+        try:
+            self.ask(request.number)
+        except Exception:
+            self._request = None
+            control.forget(request)
+            raise
+        return request
 
     def withdraw(self) -> bool:
         request = self._request
         if request is not None and request.answer is None:  # an answer that has come is kept for the next use
-            self._request = None
             self._runtime.control.forget(request)
             if self._runtime.control.is_open:
                 self._runtime.control.send(Cancel(request.number))
+            self._request = None  # last, so that `__del__` does it again where a second Ctrl-C has come into it
         return True
 
     def rewind(self) -> bool:
@@ -182,9 +190,9 @@ class _Spawn(_Asking[Pid]):
                     control.forget(late)
                     control.send(Kill(late.number, request.answer.pid, 0.0, tree=False))
 
-            self._request = None
             request.waiters[:] = [end_it]
             control.send(Cancel(request.number))
+            self._request = None  # last, as above
         return True
 
     def describe(self) -> str:

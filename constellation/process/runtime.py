@@ -7,6 +7,7 @@ the object but not its threads: there it is *foreign*, does nothing, and refuses
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from time import perf_counter
@@ -87,10 +88,18 @@ class Runtime:
         resources: Its demand.
         control: Socket to the node; taken over.
         config: The deployment's configuration.
+        outlives_node: Whether it goes on without its node, as a caller does to which the fabric is only attached.
     """
 
     def __init__(
-        self, pid: Pid, parent: Pid | None, resources: Resources, control: socket.socket, config: dict[str, Any]
+        self,
+        pid: Pid,
+        parent: Pid | None,
+        resources: Resources,
+        control: socket.socket,
+        config: dict[str, Any],
+        *,
+        outlives_node: bool = False,
     ) -> None:
         self.pid = pid
         self.parent = parent
@@ -100,10 +109,12 @@ class Runtime:
         self.credit: int = config["credit"]
         self.offer = handshake.offer_of(self.transport, self.serializer, self.credit)
         self.os_pid = os.getpid()
+        self._outlives_node = outlives_node
         self.is_foreign = False
         self.leaving = False
         self.pool = Pool()
         self.peers: dict[Pid, Peer] = {}
+        self._ends: dict[Pid, ChannelError] = {}
         self.reactor = Reactor()
         self.control = Control(self.reactor, control, self._on_message, self._on_node_gone)
         if config.get("capacity") is not None:
@@ -127,7 +138,19 @@ class Runtime:
         peer = self.peers.get(pid)
         if peer is None:
             peer = self.peers.setdefault(pid, Peer(self, pid))
+            if pid in self._ends:
+                peer.on_ended(self._ends[pid])
         return peer
+
+    def _note_end(self, status: ExitStatus) -> None:
+        """The node has answered that a process has ended: a first send to it is refused here."""
+        pid = status.pid
+        self._ends[pid] = error = error_of(pid, status)
+        if len(self._ends) > _MOST_ENDS:
+            del self._ends[next(iter(self._ends))]
+        peer = self.peers.get(pid)
+        if peer is not None and pid != self.pid:
+            peer.on_ended(error)
 
     # What the node says
 
@@ -144,6 +167,8 @@ class Runtime:
             self.peer(pid).on_refused(error_of(pid, status))
         elif isinstance(message, LinkLost):
             self.peer(Pid.from_bytes(message.peer)).on_lost(message.reason)
+        elif isinstance(message, Exited) and message.status is not None:
+            self._note_end(ExitStatus.from_fields(message.status))
         elif isinstance(message, Unreachable):
             pid = Pid.from_bytes(message.peer)
             self.peer(pid).on_refused(ChannelError(f"no link to process {pid} can be made: {message.reason}"))
@@ -188,6 +213,9 @@ class Runtime:
             self.control.send(Waiting(waits))
 
     def _on_node_gone(self) -> None:
+        if not self._outlives_node:
+            # Its deployment is dead, or has cut it off. Its template, or who is above that, kills it as well, if they can.
+            os.kill(self.os_pid, signal.SIGKILL)
         for peer in list(self.peers.values()):
             if peer.wire.link is None and peer.pid != self.pid:
                 peer.on_refused(error_of(peer.pid, lost_with_node(peer.pid)))
@@ -249,7 +277,7 @@ class Runtime:
         Must be called in the main thread. Blocks, at most ``linger`` seconds.
 
         Returns:
-            The channels that still hold something.
+            The channels that still hold something, and those whose receiver had ended before the first value could leave.
         """
         if self.is_foreign or self.reactor.stopped:
             return []
@@ -265,6 +293,7 @@ class Runtime:
                 again = perf_counter() + _TELL_AGAIN
                 self._tell_draining(_held(waiting.left()), linger, is_over=False)
         held = _held(waiting.left())
+        held += [each for peer in self.peers.values() for each in peer.lost()]
         if held:
             self._tell_draining(held, linger, is_over=True)
         return held
@@ -325,6 +354,9 @@ class _Delivered:
 
 
 _LONGEST_REASON = 2000
+_MOST_ENDS = 10_000
+"""Processes of which is remembered that they have ended, the last ones: of others a first send learns it too late."""
+
 _LAST_WORD_S = 1.0
 """How long the news of an end waits for a node that does not read; without it the certificate could tell less."""
 

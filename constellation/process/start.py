@@ -251,7 +251,7 @@ def _start(
         )
         life.handle_sigterm()
         prepare_signals()
-    running = runtime.Runtime(pid, None, resources, control, config)
+    running = runtime.Runtime(pid, None, resources, control, config, outlives_node=attachment is not None)
     runtime.install(running)
     running.start()
     deployment = _deployment = Deployment(running, control, config["linger"], attachment)

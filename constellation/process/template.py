@@ -43,6 +43,7 @@ _BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 ignored: one that is sent to a process right after its fork is kept until that process can handle it."""
 
 _DESCRIPTORS_PER_PACKET = 8
+_SWEEP_LIMIT_S = 10.0
 
 
 def send(control: socket.socket, message: Message, fds: list[int] | None = None) -> None:
@@ -87,6 +88,7 @@ class Template:
         self._config = config
         self._os_pid = os.getpid()
         self._children: set[int] = set()
+        self._adopted: list[tuple[int, int]] = []
         self._child_handler: Any = signal.SIG_DFL
         self._mask: Iterable[int] = ()
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -94,9 +96,9 @@ class Template:
         self._poll = select.epoll()
 
     def adopt(self, os_pid: int, process: int) -> None:
-        """Count a child that was forked by init() itself, and report it."""
+        """Count a child that was forked by init() itself; `run` reports it."""
         self._children.add(os_pid)
-        self._report_fork(process, os_pid)
+        self._adopted.append((process, os_pid))
 
     def run(self, signals: Iterable[int] | None = None) -> First:
         """Blocks. Serve the node until it goes; then kill what is left and end.
@@ -108,6 +110,8 @@ class Template:
             In the first process of a program that was deployed, and there only: what it is.
         """
         try:
+            for process, os_pid in self._adopted:
+                self._report_fork(process, os_pid)
             self._prepare(signals)
             first = self._serve()
             if first is not None:
@@ -232,11 +236,12 @@ class Template:
             signal.signal(signal.SIGCHLD, self._child_handler)
 
     def _sweep(self) -> None:
-        """Kill all descendants until none is left; new ones may be born meanwhile."""
+        """Kill all descendants until none is left; new ones may be born meanwhile, and some have more rights than we."""
         me = os.getpid()
         if me != self._os_pid:
             return
-        while True:
+        deadline = time.monotonic() + _SWEEP_LIMIT_S
+        while time.monotonic() < deadline:
             for os_pid in kernel.descendants(me):
                 with contextlib.suppress(OSError):
                     os.kill(os_pid, signal.SIGKILL)
@@ -323,11 +328,14 @@ def run_for_program(resources: Resources, config: dict[str, Any]) -> First:
     life.line_buffer()
     life.note_open_files()
     life.flush_standard_streams()
-    kernel.become_subreaper()
-    kernel.die_with_parent(os.getppid())
-    if once:
+    if once:  # the fabric has had the kernel kill it when the fabric ends
         return _run_once(control, config)
-    send(control, TemplateReady(os.getpid(), kernel.threads_after_fork(), resources.to_fields()))
+    kernel.become_subreaper()
+    kernel.outlive_parent()  # it sees its socket close, and then sweeps, which may be all that is left to do so
+    try:
+        send(control, TemplateReady(os.getpid(), kernel.threads_after_fork(), resources.to_fields()))
+    except OSError:
+        os._exit(1)  # the fabric has gone
     return Template(control, config).run()
 
 

@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from constellation.testing.launchers import LAUNCHER_CHECKS as LAUNCHER_CHECKS
+from constellation.testing.launchers import check_launcher as check_launcher
+from constellation.testing.launchers import launcher_checks as launcher_checks
 from constellation.testing.leaks import nothing_left as nothing_left
 from constellation.testing.promises import BrokenPromise as BrokenPromise
 from constellation.testing.promises import Check as Check

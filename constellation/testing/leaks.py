@@ -36,11 +36,14 @@ class Picture(NamedTuple):
     """Of Python, by ident."""
     shared: frozenset[str]
     """Own files in /dev/shm."""
+    zombies: frozenset[int]
+    """Children that have ended and were not waited for, by OS pid."""
 
 
 def look() -> Picture:
     """Take a picture of what this process has now."""
-    return Picture(_descriptors(), frozenset(thread.ident or 0 for thread in threading.enumerate()), _shared())
+    threads = frozenset(thread.ident or 0 for thread in threading.enumerate())
+    return Picture(_descriptors(), threads, _shared(), _zombies())
 
 
 def left(before: Picture, patience: float = PATIENCE_S) -> list[str]:
@@ -121,6 +124,7 @@ def _beyond(before: Picture) -> list[str]:
     lines = [f"descriptor {fd}: {target}" for fd, target in sorted(now.descriptors - before.descriptors)]
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     lines += [f"thread {names[ident]!r}" for ident in sorted(now.threads - before.threads) if ident in names]
+    lines += [f"zombie {pid}: a child that was not waited for" for pid in sorted(now.zombies - before.zombies)]
     return lines + [f"/dev/shm/{name}" for name in sorted(now.shared - before.shared)]
 
 
@@ -129,6 +133,16 @@ def _descriptors() -> frozenset[tuple[int, str]]:
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
             found.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
+    return frozenset(found)
+
+
+def _zombies() -> frozenset[int]:
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+            state, parent = file.read().rpartition(b")")[2].split()[:2]
+            if state == b"Z" and int(parent) == os.getpid():
+                found.add(int(pid))
     return frozenset(found)
 
 

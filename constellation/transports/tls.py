@@ -69,6 +69,11 @@ class TlsLink:
         self._ahead = 0  # written and counted, not yet told
         self._stuck = b""  # the record that OpenSSL is in the middle of writing
         self._finished: list[int] = []  # its length, when it has been written and is not yet counted
+        if not server:
+            try:
+                self._tls.do_handshake()  # the client's hello: else two that only wait to read would wait for ever
+            except OSError:
+                pass  # there is no answer yet; or the path is broken, which the next call shows
 
     def fileno(self) -> int:
         """The socket's descriptor."""

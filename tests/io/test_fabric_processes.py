@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 
 from constellation.core import messages
@@ -191,6 +192,26 @@ def test_the_loss_of_the_template_ends_its_processes() -> None:
         code, events, _ = harness.finish()
     assert {event["cause"] for event in events if event["event"] == "exit"} == {"template lost"}
     assert code == 1
+
+
+def test_a_process_whose_template_is_lost_before_it_could_say_so_has_been() -> None:
+    """It has told the node itself that it runs, and its spawner has its Pid: that gets a certificate, which claims no more."""
+    with fabric_harness.running() as harness:
+        harness.ask_spawn("exit 0")
+        harness.template.expect(Fork)
+        control = fabric_harness.Conversation(socket.socket(fileno=harness.template.fds[0]))
+        control.send(messages.Ready(999_999_999))
+        pid = Pid.from_bytes(harness.first.expect(messages.Spawned).pid)
+        for fd in harness.template.fds[1:]:
+            os.close(fd)
+        harness.template.sock.close()
+        status = harness.watch(pid)
+        control.sock.close()
+        for child in harness.children.values():
+            child.wait(LIMIT_S)
+        _, events, _ = harness.finish()
+    assert status is not None and (status.code, status.signal, status.cause) == (None, None, "template lost")
+    assert sorted(event["event"] for event in events if event["pid"] == pid.hex()) == ["exit", "spawn"]
 
 
 def test_a_payload_in_a_descriptor_reaches_the_template() -> None:

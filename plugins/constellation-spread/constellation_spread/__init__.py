@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from constellation.plugin import Scheduler, UsageError, hookimpl
+from constellation.plugin import Option, Scheduler, UsageError, hookimpl
 from constellation_spread.domains import Pack as Pack
 from constellation_spread.domains import Spread as Spread
 
-__all__ = ["Pack", "Spread", "register_schedulers"]
+__all__ = ["Pack", "Spread", "register_options", "register_schedulers"]
 
 
 @hookimpl
-def register_schedulers(options: Mapping[str, str]) -> list[Scheduler]:
-    """Offer ``spread`` and ``pack``.
+def register_options() -> list[Option]:
+    """Take ``spread.by=zone,rack``."""
+    return [Option("by", str, "", "Labels that make fault domains, the largest domain first: zone,rack.")]
 
-    The option ``by`` names the labels that make fault domains, the largest first: ``spread.by=zone,rack``.
-    """
-    text = options.get("by", "")
+
+@hookimpl
+def register_schedulers(options: Mapping[str, Any]) -> list[Scheduler]:
+    """Offer ``spread`` and ``pack``."""
+    text: str = options["by"]
     labels = [label.strip() for label in text.split(",")] if text.strip() else []
     if not all(labels) or len(set(labels)) < len(labels):
         raise UsageError(

@@ -1,20 +1,25 @@
 """Items in the order of a key, of which only those are given that have room: without a walk over all of them.
 
-A tournament tree. Its leaves are the items; each inner cell has the smallest key and the largest free amounts below it. A
-change goes up one path. A search takes cells in the order of their keys out of a heap, and passes over those whose largest
-amounts do not suffice. The largest amounts of a cell may be those of different items, so a cell can promise what no item
-holds: then it is opened in vain.
+The items stand in sorted chunks, each with the largest free amounts in it; above the chunks stands a tree of the largest
+amounts of two, four, eight chunks and so on. A change touches one chunk and one path up the tree. A search goes down to the
+next chunk whose largest amounts suffice, and looks at the items in it.
+
+Sorted is what makes it quick where it matters: nodes that are full stand together, so whole branches of them are passed over.
+The largest amounts of a chunk may be those of different items, so a chunk may be opened in vain.
 """
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 Key = tuple[int, ...]
 """What orders items; no two items have the same."""
+
+CHUNK = 64
+"""Items in a chunk, up to twice as many: a change or a search costs about this many steps."""
 
 
 class Room(NamedTuple):
@@ -34,9 +39,8 @@ class Room(NamedTuple):
         return all(have.get(name, 0) >= amount for name, amount in asked.custom)
 
 
-class _Cell(NamedTuple):
-    key: Key
-    most: Room
+NO_ROOM = Room(-1, -1)
+"""Less than nothing: holds no demand."""
 
 
 def _larger(left: Room, right: Room) -> Room:
@@ -49,95 +53,124 @@ def _larger(left: Room, right: Room) -> Room:
     return Room(max(left.mem, right.mem), max(left.cpu, right.cpu), custom)
 
 
+class _Chunk(Generic[T]):
+    """Sorted rows, never none, and the largest free amounts among them."""
+
+    __slots__ = ("most", "rows")
+
+    def __init__(self, rows: list[tuple[Key, Room, T]]) -> None:
+        self.rows = rows
+        self.measure()
+
+    def measure(self) -> None:
+        most = NO_ROOM
+        for _, room, _ in self.rows:
+            most = _larger(most, room)
+        self.most = most
+
+
 class Index(Generic[T]):
     """Items with a key and room; see the module."""
 
     def __init__(self) -> None:
-        self._width = 1  # leaves, a power of two; cell i has the children 2i and 2i + 1, the root is cell 1
-        self._cells: list[_Cell | None] = [None, None]
-        self._items: list[T | None] = [None]
-        self._places: dict[T, int] = {}
-        self._free = [0]
+        self._chunks: list[_Chunk[T]] = []
+        self._ends: list[Key] = []  # the last key of each chunk, to bisect
+        self._known: dict[T, Key] = {}
+        self._width = 1  # leaves of the tree, a power of two; cell i has the children 2i and 2i + 1, the root is cell 1
+        self._most: list[Room] = [NO_ROOM, NO_ROOM]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._known)
 
     @property
     def most(self) -> Room:
-        """The largest free amounts of all items, of which there must be one."""
-        root = self._cells[1]
-        assert root is not None
-        return root.most
+        """The largest free amounts of all items."""
+        return self._most[1]
 
     def put(self, item: T, key: Key, room: Room) -> None:
         """Take an item in, or its new key and room.
 
-        Cost: O(log n).
+        Cost: O(CHUNK + log n), and O(n / CHUNK) when a chunk is split or joined.
         """
-        place = self._places.get(item)
-        if place is None:
-            if not self._free:
-                self._grow()
-            place = self._places[item] = self._free.pop()
-            self._items[place] = item
-        self._set(place, _Cell(key, room))
+        if item in self._known:
+            self.remove(item)
+        self._known[item] = key
+        row = (key, room, item)
+        if not self._chunks:
+            self._replace(0, 0, [_Chunk([row])])
+            return
+        at = min(bisect_left(self._ends, key), len(self._chunks) - 1)
+        chunk = self._chunks[at]
+        insort(chunk.rows, row)  # never compares more than the key, which no other item has
+        if len(chunk.rows) > 2 * CHUNK:
+            self._replace(at, at + 1, [_Chunk(chunk.rows[:CHUNK]), _Chunk(chunk.rows[CHUNK:])])
+            return
+        self._ends[at] = chunk.rows[-1][0]
+        chunk.most = _larger(chunk.most, room)
+        self._rise(at)
 
     def remove(self, item: T) -> None:
         """Forget an item.
 
-        Cost: O(log n).
+        Cost: As that of `put`.
         """
-        place = self._places.pop(item)
-        self._items[place] = None
-        self._free.append(place)
-        self._set(place, None)
+        key = self._known.pop(item)
+        at = bisect_left(self._ends, key)
+        rows = self._chunks[at].rows
+        del rows[bisect_left(rows, (key,))]  # shorter, so before the row with this key
+        after = at + 1
+        if not rows:
+            self._replace(at, after, [])
+        elif after < len(self._chunks) and len(rows) + len(self._chunks[after].rows) <= CHUNK:
+            # Small neighbours are joined: else a shrinking index keeps as many chunks as it ever had.
+            self._replace(at, after + 1, [_Chunk(rows + self._chunks[after].rows)])
+        else:
+            self._ends[at] = rows[-1][0]
+            self._chunks[at].measure()
+            self._rise(at)
 
     def having(self, asked: Room) -> Iterator[T]:
         """Give the items with room for what is asked, in the order of their keys.
 
-        Cost: O(log n) for each, where the largest amounts of a cell are those of one item.
+        Cost: O(CHUNK + log n) for the first, where the largest amounts of a chunk are those of one item.
         """
-        root = self._cells[1]
-        if root is None:
-            return
-        waiting: list[tuple[Key, int]] = [(root.key, 1)]
-        while waiting:
-            number = heapq.heappop(waiting)[1]
-            cell = self._cells[number]
-            if cell is None or not cell.most.holds(asked):
-                continue
-            if number >= self._width:
-                item = self._items[number - self._width]
-                assert item is not None
-                yield item
-                continue
-            for child in (2 * number, 2 * number + 1):
-                below = self._cells[child]
-                if below is not None:
-                    heapq.heappush(waiting, (below.key, child))
+        at = self._next(1, 0, self._width, 0, asked)
+        while at >= 0:
+            for _, room, item in self._chunks[at].rows:
+                if room.holds(asked):
+                    yield item
+            at = self._next(1, 0, self._width, at + 1, asked)
 
-    def _set(self, place: int, cell: _Cell | None) -> None:
-        number = self._width + place
-        cells = self._cells
-        cells[number] = cell
-        while number > 1:
-            number //= 2
-            joined = _join(cells[2 * number], cells[2 * number + 1])
-            if joined == cells[number]:
+    def _next(self, cell: int, low: int, high: int, start: int, asked: Room) -> int:
+        """The first chunk from ``start`` on, below a cell that stands over those from ``low`` to ``high``; -1: none."""
+        if high <= start or not self._most[cell].holds(asked):
+            return -1
+        if high - low == 1:
+            return low
+        middle = (low + high) // 2
+        found = self._next(2 * cell, low, middle, start, asked)
+        return found if found >= 0 else self._next(2 * cell + 1, middle, high, start, asked)
+
+    def _rise(self, at: int) -> None:
+        """A chunk's largest amounts have changed."""
+        cell = self._width + at
+        most = self._most
+        most[cell] = self._chunks[at].most
+        while cell > 1:
+            cell //= 2
+            joined = _larger(most[2 * cell], most[2 * cell + 1])
+            if joined == most[cell]:
                 return
-            cells[number] = joined
+            most[cell] = joined
 
-    def _grow(self) -> None:
-        width = self._width
-        self._width = 2 * width
-        self._items += [None] * width
-        self._free = list(range(2 * width - 1, width - 1, -1))
-        self._cells = [None] * (2 * width) + self._cells[width:] + [None] * width
-        for number in range(2 * width - 1, 0, -1):
-            self._cells[number] = _join(self._cells[2 * number], self._cells[2 * number + 1])
-
-
-def _join(left: _Cell | None, right: _Cell | None) -> _Cell | None:
-    if left is None or right is None:
-        return left or right
-    return _Cell(min(left.key, right.key), _larger(left.most, right.most))
+    def _replace(self, start: int, end: int, chunks: list[_Chunk[T]]) -> None:
+        self._chunks[start:end] = chunks
+        self._ends[start:end] = [chunk.rows[-1][0] for chunk in chunks]
+        width = 1
+        while width < len(self._chunks):
+            width *= 2
+        self._width = width
+        below = [chunk.most for chunk in self._chunks]
+        self._most = [NO_ROOM] * width + below + [NO_ROOM] * (width - len(below))
+        for cell in range(width - 1, 0, -1):
+            self._most[cell] = _larger(self._most[2 * cell], self._most[2 * cell + 1])

@@ -44,8 +44,9 @@ def test_plugin_is_listed_with_what_it_offers() -> None:
         [*COMMAND, "plugins", "--json", "--plugin", "spread"], capture_output=True, text=True, timeout=60, check=True
     )
     listed = {line["name"]: line for line in json.loads(ran.stdout)}
-    assert listed["spread"]["enabled"]
-    assert listed["spread"]["distribution"].startswith("constellation-spread ")
+    spread = listed["spread"]
+    assert (spread["package"], spread["state"]) == ("constellation-spread", "ok")
+    assert spread["provides"] == ["scheduler spread", "scheduler pack"]
 
 
 def test_wrong_option_is_refused_with_words(run_program: Run) -> None:

@@ -29,7 +29,6 @@ from constellation.core.limits import (
     read_keyed,
     resident,
     shares,
-    start_time,
     weight,
 )
 from constellation.core.pid import Pid
@@ -104,11 +103,6 @@ def test_names_tell_the_owner() -> None:
     assert owner_of(owner.folder(3)) == owner
     for other in ("constellation-1-2-3", "constellation-1-2-3-x", "tasks", "user.slice", "constellation-1-2-3-4-5"):
         assert owner_of(other) is None
-    rest = " ".join(map(str, range(1, 40)))
-    assert start_time(f"17 (a) name) S {rest}") == 19
-    assert start_time(f"17 (a) name) Z {rest}") == 0
-    with pytest.raises(ValueError, match="cannot read the start time"):
-        start_time("17")
 
 
 def test_counters_of_version_1() -> None:

@@ -58,6 +58,7 @@ def test_default_plugins_are_modules_of_the_package() -> None:
         "constellation.serializers.pickle",
         "constellation.serializers.msgpack",
         "constellation.schedulers.bin_packing",
+        "constellation.launchers.local",
     )
 
 
@@ -70,7 +71,7 @@ def test_default_plugins_are_modules_of_the_package() -> None:
     ],
 )
 def test_no_name_gives_the_default(ask: Callable[[Plugins], object], name: str) -> None:
-    """Each kind but launchers has a default."""
+    """Each kind but launchers has one that is chosen by itself."""
     assert getattr(ask(make_plugin_manager()), "name", None) == name
 
 
@@ -126,7 +127,7 @@ def test_unknown_plugin_is_refused_without_import(module: Write) -> None:
             lambda plugins: plugins.serializer("pikle"),
             r"unknown serializer 'pikle'; did you mean 'pickle'\?; found: msgpack, pickle",
         ),
-        (lambda plugins: plugins.launcher("ssh"), r"unknown launcher 'ssh'; found: none; enable the plugin"),
+        (lambda plugins: plugins.launcher("ssh"), r"unknown launcher 'ssh'; found: local; enable the plugin"),
     ],
 )
 def test_unknown_object_names_what_there_is(ask: Callable[[Plugins], object], text: str) -> None:
