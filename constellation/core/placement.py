@@ -210,6 +210,18 @@ class Placement:
             effects.append(Displaced(demand_id, node_id))
         return [*effects, *self._refuse_infeasible(), *self._fill(now)]
 
+    def take_up(self, demand_id: int, demand: Resources, node_id: int) -> bool:
+        """Count a demand that another machine has placed on a node: as it holds it, even if that is too much.
+
+        Returns:
+            Whether the node is known; if not, nothing is counted.
+        """
+        node = self._nodes.get(node_id)
+        if node is None or demand_id in self._holders:
+            return False
+        self._place(demand_id, demand, node)
+        return True
+
     def drain(self, node_id: int, now: float = 0.0) -> list[Effect]:
         """Place nothing more on a node; what it holds stays. A node that is not known, or drains, is no fault."""
         node = self._nodes.get(node_id)

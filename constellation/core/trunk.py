@@ -109,11 +109,15 @@ class Recce(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Start a process. ``parent`` is empty for the first one, which goes on from its init(); a payload in a memfd."""
+    """Start a process. ``parent`` is empty for the first one, which goes on from its init(); a payload in a memfd.
+
+    ``request`` is the number that the spawn has at the parent.
+    """
 
     number: int
     pid: bytes
     parent: bytes
+    request: int
     resources: list[Any]
     function: str
     place: str
@@ -240,13 +244,21 @@ class Join(NamedTuple):
     deployments: list[Any]
     """Of those that run here: deployment, specification, and the number of the last `Down` that has come."""
     clock: float
+    master: bytes
+    """Which master it was in last, by its `Welcome`; empty: none."""
 
 
 class Welcome(NamedTuple):
-    """master -> node: it is in, with this number. Of what runs there, ``unknown`` deployments are to be ended."""
+    """master -> node: it is in, with this number. Of what runs there, ``unknown`` deployments are to be ended.
+
+    Of the ``adopted`` ones an `Inventory` is wanted: this master has been started since.
+    """
 
     node_id: int
     unknown: list[Any]
+    adopted: list[Any]
+    master: bytes
+    """16 bytes, made by each master when it starts."""
 
 
 class Beat(NamedTuple):
@@ -322,15 +334,16 @@ class Chunk(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """node -> master, after `Join` and before what has not been acknowledged: the processes of a deployment here.
+    """node -> master, after a `Welcome` by one that has been started anew: what is known here of a deployment.
 
-    Each is [number, pid, parent, resources, function, place, is_ready, request of its spawner]; the dead are pairs of pid
-    and certificate; what they have asked for and what holds (names, ties) comes again as `Up` messages.
+    A process is [pid, fields of its `Start`, number of the `Up` that told of its beginning or 0, the same of its end, its
+    certificate where that was not a good one]. A link is [one, two, number]. What processes said that still holds, or
+    has not been answered, follows as `Up` with the number 0; then what has not been acknowledged.
     """
 
     deployment: bytes
-    living: list[Any]
-    dead: list[Any]
+    processes: list[Any]
+    links: list[Any]
 
 
 class Leave(NamedTuple):
@@ -410,6 +423,10 @@ class Event(NamedTuple):
     deployment: bytes
     number: int
     fields: list[Any]
+    node_id: int
+    """The node whose message it came of; 0: none."""
+    source: int
+    """The number of that message."""
 
 
 class Stored(NamedTuple):
@@ -469,6 +486,7 @@ class Ready(NamedTuple):
 
     address: str
     stored: list[Any]
+    """Of each deployment: its name, the number of the last event, pairs of a node and the number of its last message."""
 
 
 class Read(NamedTuple):

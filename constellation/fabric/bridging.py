@@ -130,7 +130,12 @@ class Bridge:
     def master_came(self, send: Callable[[trunk.BridgeMessage], bool], address: str) -> None:
         """The master is connected."""
         self._master = send
-        send(trunk.Ready(address, [[name, kept.spool.last] for name, kept in self._kept.items()]))
+        stored = [
+            [name, kept.spool.last, [list(pair) for pair in kept.spool.sources.items()]]
+            for name, kept in self._kept.items()
+            if kept.spool.code is None
+        ]
+        send(trunk.Ready(address, stored))
         waiting, self._waiting_for_master = self._waiting_for_master, []
         for message in waiting:
             send(message)
@@ -157,8 +162,8 @@ class Bridge:
     def on_master_message(self, message: trunk.BridgeMessage) -> None:
         """Pass on what the master says."""
         match message:
-            case trunk.Event(name, number, fields):
-                self._event(name, number, fields)
+            case trunk.Event():
+                self._event(message)
             case trunk.Accepted(client, name):
                 self._accepted(client, name)
             case trunk.Refusal(client, text, code):
@@ -189,12 +194,13 @@ class Bridge:
         if kept.is_attached:
             self._watch(client, name, 0, is_lasting=True)
 
-    def _event(self, name: bytes, number: int, fields: list[Any]) -> None:
+    def _event(self, message: trunk.Event) -> None:
+        name, number, fields, node_id, source = message
         kept = self._kept.get(name)
         if kept is None:
             return
         try:
-            kept.spool.append(number, fields)
+            kept.spool.append(number, fields, node_id, source)
         except OSError as error:
             self._log(f"the events of {name.hex()[:7]} cannot be kept in {self._folder}: {error.strerror}")
             return  # not acknowledged: the master keeps it, and the nodes their output
@@ -299,7 +305,7 @@ class Bridge:
         gone = kept.spool.first - after - 1
         if gone > 0:
             text = f"constellation: {gone} events before this are no longer kept: nobody had read them in time\n"
-            client.send(trunk.Event(name, kept.spool.first - 1, ["words", text]))
+            client.send(trunk.Event(name, kept.spool.first - 1, ["words", text], 0, 0))
         self._feed(client)
 
     def _feed(self, client: _Client) -> None:
@@ -313,7 +319,7 @@ class Bridge:
             if not found:
                 return
             for number, fields in found:
-                client.conduit.send(trunk.Event(name, number, fields))
+                client.conduit.send(trunk.Event(name, number, fields, 0, 0))
                 client.sent = number
         if kept.spool.code is not None and client.sent >= kept.spool.last:
             client.send(trunk.Ended(name))

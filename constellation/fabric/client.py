@@ -221,7 +221,7 @@ class Client:
 
     def _on_message(self, message: trunk.ClientMessage) -> None:
         match message:
-            case trunk.Event(_, number, fields):
+            case trunk.Event(_, number, fields, _, _):
                 self._event(number, events.check(fields))
             case trunk.Ended():
                 if self._code is None and not self._is_following:

@@ -25,6 +25,7 @@ class Order(NamedTuple):
     number: int
     pid: bytes
     parent: bytes
+    request: int
     resources: list[object]
     function: str
     place: str
@@ -158,6 +159,10 @@ class Room(Protocol):
 
     def lend(self, demand_id: int, now: float) -> list[Effect]:
         """The process of a demand waits: it lends its cpu share."""
+        ...
+
+    def take_up(self, demand_id: int, demand: Resources, node_id: int) -> bool:
+        """Count a demand that a former master has placed; False where its node is not here."""
         ...
 
     def again(self, capacity: Resources | None) -> Room:

@@ -242,7 +242,16 @@ class Coordinator:
             member.wish = Wish(spawner, message, wish.resources, [os.dup(fd) for fd in wish.payload])
         self._living[member.key] = member
         computer.start(
-            Order(number, member.key, spawner.key, message.resources, message.function, message.place, message.payload),
+            Order(
+                number,
+                member.key,
+                spawner.key,
+                message.request,
+                message.resources,
+                message.function,
+                message.place,
+                message.payload,
+            ),
             wish.payload,
         )
 
@@ -312,6 +321,24 @@ class Coordinator:
             member.computer.pair(member.key, peer_key, number)
         else:
             member.computer.dial(member.key, peer_key, number, peer.computer)
+
+    def take_up(self, members: list[Member], dead: list[ExitStatus]) -> None:
+        """Go on with processes that a former coordinator had; those of them that run, and those that have ended."""
+        for status in dead:
+            self._dead[status.pid.to_bytes()] = None if status.ok and status.cause is None else status
+        for member in members:
+            self._living[member.key] = member
+            if member.parent is None:
+                self.first = member
+
+    def take_up_links(self, links: dict[tuple[bytes, bytes], int]) -> None:
+        """The links that there have been between processes that live."""
+        for (one, two), number in links.items():
+            first, second = self._living.get(one), self._living.get(two)
+            if first is not None and second is not None:
+                self._links[one, two] = number
+                first.peers.add(two)
+                second.peers.add(one)
 
     def not_linked(self, one: bytes, two: bytes, number: int, *, ending: bytes, reason: str) -> None:
         """A link could not be made, because process ``ending`` is about to end; or, where that is empty, for a reason."""

@@ -94,6 +94,7 @@ class NodeDaemon:
         self, loop: Loop, settings: Settings, security: Security, files: Files, log: Callable[[str], None]
     ) -> None:
         self.node_id = 0
+        self._master = b""
         self.settings = settings
         self.is_draining = False
         self._loop = loop
@@ -157,8 +158,8 @@ class NodeDaemon:
                 self._files.chunk(message)
             case trunk.Hello():
                 self._hello(message)
-            case trunk.Welcome(node_id, unknown):
-                self._welcome(node_id, unknown)
+            case trunk.Welcome():
+                self._welcome(message)
             case _:
                 self._log(f"the master said {type(message).__name__}, which is not a master's to say")
 
@@ -190,14 +191,21 @@ class NodeDaemon:
                     if not part.is_over
                 ],
                 time.time(),
+                self._master,
             )
         )
 
-    def _welcome(self, node_id: int, unknown: list[Any]) -> None:
-        self.node_id = node_id
-        for deployment in unknown:
+    def _welcome(self, message: trunk.Welcome) -> None:
+        self.node_id = node_id = message.node_id
+        self._master = message.master
+        for deployment in message.unknown:
             self._shut(deployment)
         for part in self._parts.values():
+            if part.deployment in message.adopted:
+                for inventory in part.ledger.inventory(part.deployment):
+                    self._send(inventory)
+                for said, payload in part.ledger.said():
+                    self._up(part, Kept(0, trunk.STATION.fields_of(said), payload))
             for kept in part.kept:
                 self._up(part, kept)
         self._log(f"in the fabric, as node {node_id} {self.settings.name!r}")

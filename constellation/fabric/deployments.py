@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from constellation.core.trunk import Specification
     from constellation.fabric.computer import Computer, Room
     from constellation.fabric.loop import Loop
+    from constellation.fabric.rebuilding import Rebuild
 
 REFUSED: Final = 4
 """Exit code of a program that was refused before it ran."""
@@ -58,12 +59,14 @@ class Events:
         acknowledge: Tells a node the number up to which its messages may be forgotten.
     """
 
-    def __init__(self, send: Callable[[int, list[Any]], None], acknowledge: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, send: Callable[[int, list[Any], int, int], None], acknowledge: Callable[[int, int], None]
+    ) -> None:
         self.ends: dict[tuple[int | None, str | None], ExitStatus] = {}
         self.count = 0
         self._send = send
         self._acknowledge = acknowledge
-        self._kept: deque[tuple[int, list[Any], int]] = deque()
+        self._kept: deque[tuple[int, list[Any], int, int]] = deque()
         self._handled: dict[int, int] = {}
         """By node: the last of its messages that has been handled."""
         self._pending: dict[int, deque[tuple[int, int]]] = {}
@@ -73,6 +76,11 @@ class Events:
     def has_handled(self, node_id: int, number: int) -> bool:
         """Whether a message of a node has been handled: it comes again after a connection broke."""
         return number <= self._handled.get(node_id, 0)
+
+    def go_on_after(self, count: int, handled: dict[int, int]) -> None:
+        """Number events after those of a former master, and know which messages of the nodes they came of."""
+        self.count = max(self.count, count)
+        self._handled = dict(handled)
 
     def forget_node(self, node_id: int) -> None:
         """A node has gone: nobody is to be told, and it may come back with other numbers."""
@@ -92,18 +100,17 @@ class Events:
     def write(self, fields: list[Any]) -> None:
         """Add an event."""
         self.count += 1
-        node_id = 0
-        if self._source is not None:
-            node_id = self._source[0]
-            self._pending.setdefault(node_id, deque()).append((self.count, self._source[1]))
-        self._kept.append((self.count, fields, node_id))
-        self._send(self.count, fields)
+        node_id, source = (0, 0) if self._source is None else self._source
+        if node_id:
+            self._pending.setdefault(node_id, deque()).append((self.count, source))
+        self._kept.append((self.count, fields, node_id, source))
+        self._send(self.count, fields, node_id, source)
 
     def stored(self, number: int) -> None:
         """The bridge has all events up to this number."""
         touched = set()
         while self._kept and self._kept[0][0] <= number:
-            _, _, node_id = self._kept.popleft()
+            _, _, node_id, _ = self._kept.popleft()
             if node_id:
                 self._pending[node_id].popleft()
                 touched.add(node_id)
@@ -116,8 +123,8 @@ class Events:
     def resend(self, after: int) -> None:
         """A bridge has come, which has all up to a number: send it the rest."""
         self.stored(after)
-        for number, fields, _ in self._kept:
-            self._send(number, fields)
+        for event in self._kept:
+            self._send(*event)
 
     @property
     def is_empty(self) -> bool:
@@ -151,7 +158,7 @@ class Ways(Protocol):
 
     def down(self, node_id: int, deployment: bytes, message: trunk.StationMessage, payload: bytes) -> None: ...
 
-    def send_event(self, deployment: bytes, number: int, fields: list[Any]) -> None: ...
+    def send_event(self, event: trunk.Event) -> None: ...
 
     def acknowledge(self, node_id: int, deployment: bytes, number: int) -> None: ...
 
@@ -238,6 +245,8 @@ class Deployment:
         self.is_attached = is_attached
         self.is_over = False
         self.code = 0
+        self.rebuild: Rebuild | None = None
+        """While it is being taken up from a former master: what has come meanwhile."""
         self.began = time.time()
         self._settings = {str(key): value for key, value in specification.settings}
         self._loop = loop
@@ -245,7 +254,7 @@ class Deployment:
         self.grace = float(self._settings.get("grace", GRACE))
         self._ending = Ending(self.grace)
         self.events = Events(
-            lambda number, fields: ways.send_event(name, number, fields),
+            lambda *event: ways.send_event(trunk.Event(name, *event)),
             lambda node_id, number: ways.acknowledge(node_id, name, number),
         )
         self.room = ways.room(self)
@@ -256,6 +265,8 @@ class Deployment:
         self._first = 0
         self._first_output = b""
         self._typed: list[bytes] = []
+        self._dead: list[ExitStatus] = []
+        self._was_begun = False
         self._asked = Resources()
 
     # Beginning
@@ -322,7 +333,7 @@ class Deployment:
         self._first = 0
         self.coordinator.begin(member)
         computer.start(
-            Order(member.number, member.key, b"", member.resources.to_fields(), function, "", b""),
+            Order(member.number, member.key, b"", 0, member.resources.to_fields(), function, "", b""),
             (),
         )
         typed, self._typed = self._typed, []
@@ -334,6 +345,37 @@ class Deployment:
         if not self.is_over:
             self.say(f"constellation: {text}\n")
             self._finish(code)
+
+    # Being taken up
+
+    def take_up(self, members: list[Member]) -> None:
+        """Go on with the processes that live."""
+        self._recce = self._first = 0
+        for member in members:
+            member.has_room = self.room.take_up(member.number, member.resources, member.computer.id)
+        self.coordinator.take_up(members, self._dead)
+        self._dead = []
+        if self.coordinator.first is None and members:
+            self.coordinator.first = self._dead_first(members[0])
+        if not members and not self._was_begun:
+            self.refuse("the master was started again before the program had begun: deploy it once more", REFUSED)
+
+    def take_up_dead(self, status: ExitStatus, *, is_first: bool) -> None:
+        """One of its processes has ended under the former master."""
+        self._was_begun = self._was_begun or is_first
+        self.events.ends.setdefault((status.code, status.signal), status)
+        self._dead.append(status)
+
+    @staticmethod
+    def _dead_first(other: Member) -> Member:
+        """What stands for a first process that has ended, of which nothing more is asked than that it was."""
+        member = Member(0, other.pid, None, "", other.resources, None, None, other.computer)
+        member.is_alive = False
+        return member
+
+    def replay(self, message: trunk.StationMessage, payload: bytes) -> None:
+        """Hear once more what a process had said to the former master."""
+        self._handle(message, payload)
 
     # What the nodes say
 

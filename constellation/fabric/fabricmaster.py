@@ -20,6 +20,7 @@ from constellation.core.placement import Displaced, Effect, Placed, Placement, Q
 from constellation.core.resources import Resources, format_amount, format_mem
 from constellation.core.trunk import Specification
 from constellation.fabric.deployments import Deployment, RemoteComputer
+from constellation.fabric.rebuilding import Held, Rebuild
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Scheduler
@@ -34,6 +35,9 @@ MARGIN_S: Final = 1.0
 """What the master waits beyond the lease before it gives a silent node's work to others."""
 
 PIECE: Final = 4 << 20
+
+_LAST_WORDS_S: Final = 0.2
+"""After the last node has come back: for what it says next."""
 
 
 class _Line:
@@ -151,6 +155,12 @@ class Share:
         """The process of a demand waits: it lends its cpu share."""
         return self._mine(self.placement.lend(demand_id, now))
 
+    def take_up(self, demand_id: int, demand: Resources, node_id: int) -> bool:
+        """Count a demand that a former master has placed."""
+        self._master.count = max(self._master.count, demand_id)
+        self._master.owners[demand_id] = self._deployment
+        return self.placement.take_up(demand_id, demand, node_id)
+
     def again(self, capacity: Resources | None) -> Share:
         """There is no second deployment of one client on a fabric."""
         raise NotImplementedError
@@ -179,6 +189,7 @@ class FabricMaster:
         loop: The daemon's loop.
         scheduler: Answers where.
         lease: Seconds for which the master's word holds on a node.
+        expected: How many nodes there should be.
         version: Of this package.
         chunk: Gives a chunk of files by its digest; None: it is not here.
         news: Tells the plugins.
@@ -190,6 +201,7 @@ class FabricMaster:
         loop: Loop,
         scheduler: Scheduler,
         lease: float,
+        expected: int,
         version: str,
         chunk: Callable[[bytes], bytes | None],
         news: Callable[..., None],
@@ -208,6 +220,12 @@ class FabricMaster:
         self._log = log
         self._bridge: BridgeLine | None = None
         self._beat = 0
+        self._me = os.urandom(16)
+        self._expected = expected
+        self._is_rebuilding = True
+        self._has_bridge_said = False
+        self._stored: dict[bytes, tuple[int, dict[int, int]]] = {}
+        loop.call_later(lease, self._rebuild)
         loop.call_later(BEAT_S, self._beat_all)
 
     # Nodes
@@ -239,18 +257,49 @@ class FabricMaster:
             self.node_lost(record, "it was started anew")
             record = None
         known = {bytes(item[0]): int(item[2]) for item in message.deployments}
+        adopted: list[bytes] = []
         if record is None:
             record = self._new_node(connection, message, address)
         record.trunk = connection
         record.heard = now
+        if self._is_rebuilding and message.master != self._me:
+            adopted = [self._adopt(record, *item) for item in message.deployments]
         unknown = [name for name in known if name not in record.lines or name not in self.deployments]
-        connection.send(trunk.Welcome(record.id, unknown))
+        connection.send(trunk.Welcome(record.id, unknown, adopted, self._me))
         for name, line in record.lines.items():
             if name in known:
                 self._forget_down(line, known[name])
                 for number, fields, payload in line.kept:
                     self._send_down(record, name, number, fields, payload)
+        self._rebuild_if_known()
         return record
+
+    def _adopt(self, record: NodeRecord, name: bytes, specification: list[Any], last_down: int) -> bytes:
+        """A node runs a deployment of a former master: take it up, together with the other nodes that do."""
+        deployment = self.deployments.get(name)
+        if deployment is None:
+            deployment = Deployment(self._loop, self, name, Specification(*specification), is_attached=True)
+            deployment.rebuild = Rebuild()
+            self.deployments[name] = deployment
+            self._log(f"deployment {name.hex()[:7]} of {deployment.specification.owner} is taken up")
+        record.lines[name] = _Line(last_down)
+        return name
+
+    def _rebuild_if_known(self) -> None:
+        """All that is to come has come: go on."""
+        if self._is_rebuilding and self._has_bridge_said and len(self.nodes) >= self._expected:
+            self._loop.call_later(_LAST_WORDS_S, self._rebuild)
+
+    def _rebuild(self) -> None:
+        if not self._is_rebuilding:
+            return
+        self._is_rebuilding = False
+        for name, deployment in list(self.deployments.items()):
+            rebuild, deployment.rebuild = deployment.rebuild, None
+            if rebuild is not None:
+                count, rebuild.handled = self._stored.get(name, (0, {}))
+                deployment.events.go_on_after(count, rebuild.handled)
+                rebuild.carry_out(deployment)
 
     def _new_node(self, connection: Trunk, message: trunk.Join, address: str | None) -> NodeRecord:
         taken = {each.id for each in self.nodes.values()}
@@ -319,6 +368,8 @@ class FabricMaster:
                 deployment = self.deployments.get(name)
                 if deployment is None or name not in record.lines:
                     self._send(record, trunk.Acked(name, number))
+                elif deployment.rebuild is not None:
+                    deployment.rebuild.held.append(Held(record.id, number, trunk.STATION.read(fields), whole))
                 elif not deployment.events.has_handled(record.id, number):
                     deployment.on_message(record.id, number, trunk.STATION.read(fields), whole)
             case trunk.More(name, data):
@@ -327,6 +378,10 @@ class FabricMaster:
                 line = record.lines.get(name)
                 if line is not None:
                     self._forget_down(line, number)
+            case trunk.Inventory(name) if name in self.deployments:
+                rebuild = self.deployments[name].rebuild
+                if rebuild is not None:
+                    rebuild.inventory(record.id, message)
             case trunk.Gone(name, reason):
                 self._part_gone(record, name, reason)
             case trunk.Need(_, digests):
@@ -407,10 +462,10 @@ class FabricMaster:
         while line.kept and line.kept[0][0] <= number:
             line.kept.popleft()
 
-    def send_event(self, name: bytes, number: int, fields: list[Any]) -> None:
+    def send_event(self, event: trunk.Event) -> None:
         """Send an event to the bridge, if one is there."""
         if self._bridge is not None:
-            self._bridge.send(trunk.Event(name, number, fields))
+            self._bridge.send(event)
 
     def acknowledge(self, node_id: int, name: bytes, number: int) -> None:
         """A node may forget its messages up to a number."""
@@ -440,10 +495,13 @@ class FabricMaster:
     def bridge_came(self, line: BridgeLine, message: trunk.Ready) -> None:
         """A bridge is there; it says what it has."""
         self._bridge = line
-        stored = {bytes(name): int(number) for name, number in message.stored}
+        self._has_bridge_said = True
+        self._stored = {bytes(name): (int(last), dict(sources)) for name, last, sources in message.stored}
         for name, deployment in list(self.deployments.items()):
-            deployment.events.resend(stored.get(name, 0))
-            self._forget_if_told(deployment)
+            if deployment.rebuild is None:
+                deployment.events.resend(self._stored.get(name, (0, {}))[0])
+                self._forget_if_told(deployment)
+        self._rebuild_if_known()
 
     def bridge_left(self, line: BridgeLine) -> None:
         """The bridge has gone; events are kept until the next one comes."""

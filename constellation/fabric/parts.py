@@ -25,6 +25,7 @@ import constellation
 from constellation.core import trunk
 from constellation.core.trunk import Specification
 from constellation.fabric.books import close_fds
+from constellation.fabric.ledger import Ledger
 from constellation.fabric.loop import Loop
 from constellation.fabric.packets import Packets
 
@@ -81,6 +82,7 @@ class Part:
         self.kept: deque[Kept] = deque()
         self.living: set[bytes] = set()
         """Keys of the processes that were ordered here and have not ended."""
+        self.ledger = Ledger()
         self.last_down = 0
         """Number of the last message from the master that has come."""
         self.folder = ""
@@ -189,6 +191,7 @@ class Part:
         """Pass a message on, with its payload, now or when the monitor process is there."""
         if isinstance(message, trunk.Start):
             self.living.add(message.pid)
+        self.ledger.down(message)
         if self.is_over:
             return
         if self._packets is None:
@@ -228,6 +231,7 @@ class Part:
     def tell(self, message: trunk.StationMessage, payload: bytes = b"") -> None:
         """Tell the coordinator something of this part."""
         self._number += 1
+        self.ledger.up(self._number, message, payload)
         kept = Kept(self._number, trunk.STATION.fields_of(message), payload)
         self.kept.append(kept)
         self._kept_bytes += _size(message, payload)

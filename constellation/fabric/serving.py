@@ -185,6 +185,7 @@ class Daemon:
             self._loop,
             self._plugins.scheduler(self._config["scheduler"]),
             self._config["lease"],
+            max(1, len(entries)),
             constellation.__version__,
             self._provision.chunk_of,
             lambda hook, **arguments: self._plugins.news(hook, **arguments) if self._plugins.names else None,

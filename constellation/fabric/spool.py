@@ -1,7 +1,7 @@
 """What a bridge keeps of a deployment's events: on disk, in segments, until they have been read, and not without bound.
 
 One folder a deployment. A segment is a file named after the number of its first event; a record is its length, u32 big
-endian, and msgpack of ``[number, fields]``. What was written is in the page cache: it outlives the bridge, not the
+endian, and msgpack of ``[number, fields, node, message]``: the event, and the message of a node that it came of, if any. What was written is in the page cache: it outlives the bridge, not the
 computer. A record that a killed bridge has written in part is cut off at the next start.
 """
 
@@ -45,6 +45,8 @@ class Spool:
         """Number of the last one; below `first` where there is none."""
         self.code: int | None = None
         """The exit code, when all is over."""
+        self.sources: dict[int, int] = {}
+        """By node: its last message of which an event is kept, or was."""
         self._limit = limit
         self._segments: list[tuple[int, int]] = []
         """First number and size of each."""
@@ -56,8 +58,10 @@ class Spool:
         firsts = sorted(int(name) for name in os.listdir(self.folder) if name.isdigit())
         for first in firsts:
             size = 0
-            for number, fields, end in self._records(first, 0):
+            for number, fields, source, end in self._records(first, 0):
                 self.last, size = number, end
+                if source[0]:
+                    self.sources[source[0]] = source[1]
                 if fields[0] == "code":
                     self.code = fields[1]
             os.truncate(self._path(first), size)
@@ -68,8 +72,8 @@ class Spool:
     def _path(self, first: int) -> str:
         return os.path.join(self.folder, str(first))
 
-    def _records(self, first: int, offset: int) -> Iterator[tuple[int, list[Any], int]]:
-        """The records of a segment from an offset: number, event, and where it ends."""
+    def _records(self, first: int, offset: int) -> Iterator[tuple[int, list[Any], tuple[int, int], int]]:
+        """The records of a segment from an offset: number, event, its source, and where it ends."""
         with open(self._path(first), "rb") as file:
             file.seek(offset)
             while len(head := file.read(_LENGTH.size)) == _LENGTH.size:
@@ -78,20 +82,26 @@ class Spool:
                     return
                 offset += len(head) + len(data)
                 try:
-                    number, fields = msgpack.unpackb(data)
-                    yield number, events.check(fields), offset
+                    number, fields, node_id, source = msgpack.unpackb(data)
+                    yield number, events.check(fields), (node_id, source), offset
                 except (ValueError, TypeError, msgpack.UnpackException):
                     return
 
-    def append(self, number: int, fields: list[Any]) -> None:
+    def append(self, number: int, fields: list[Any], node_id: int = 0, source: int = 0) -> None:
         """Keep an event. One that is here already is passed over.
+
+        Args:
+            number: Of the event.
+            fields: What it says.
+            node_id: The node whose message it came of; 0: none.
+            source: The number of that message.
 
         Raises:
             OSError: The disk is full, or fails.
         """
         if number <= self.last:
             return
-        record = msgpack.packb([number, fields])
+        record = msgpack.packb([number, fields, node_id, source])
         if not self._segments or self._segments[-1][1] > SEGMENT:
             self._begin_segment(number)
         elif self._file is None:
@@ -104,6 +114,8 @@ class Spool:
             raise OSError(28, os.strerror(28))
         self._segments[-1] = (first, size + written)
         self.last = number
+        if node_id:
+            self.sources[node_id] = source
         if fields[0] == "code":
             self.code = fields[1]
         self._drop_above_limit()
@@ -150,7 +162,7 @@ class Spool:
         found: list[tuple[int, list[Any]]] = []
         size = 0
         first, offset = place
-        for found_number, fields, end in self._records(first, offset):
+        for found_number, fields, _, end in self._records(first, offset):
             offset = end
             if found_number > number:
                 found.append((found_number, fields))

@@ -107,27 +107,22 @@ def test_a_node_that_is_lost_is_named_in_the_certificates(
             made.wait_for("n1", f"'{child_node}' is lost")
 
 
-def test_what_waits_is_placed_again_when_a_node_is_lost(tmp_path: Path, leftovers: Leftovers) -> None:
-    """A node that comes back is a node like any other: what waits for room gets it there."""
-    source = """
-        from constellation import init, spawn, watch
-        def child():
-            print("child runs", flush=True)
-        init()
-        print("begun", flush=True)
-        print(watch(spawn(child).block()).block().code)
-    """
+def test_what_waits_for_room_gets_it_on_a_node_that_joins(tmp_path: Path, leftovers: Leftovers) -> None:
+    """A node that comes back is a node like any other."""
     with cluster(tmp_path, leftovers, 2, lines=ONE_EACH, lease=LEASE_S) as made:
         made.wait_for_nodes()
         kill(daemon_below(made.daemons["n2"]))
         made.daemons["n2"].wait(20)
         made.wait_for("n1", "'n2' is lost")
-        events = _begin(made, source)
-        events.until("begun")
+        holder = _begin(made, COUNTER, "10000")
+        holder.until("1\n")
+        waiting = _begin(made, COUNTER, "3")
         made.start("n2")
-        assert events.rest() == 0
-        assert events.output() == "begun\nchild runs\n0\n"
-        assert events.node_of("prog:child") == "n2"
+        assert waiting.rest() == 0
+        assert waiting.output() == "0\n1\n2\n"
+        assert waiting.node_of("prog:__main__") == "n2"
+        holder.running.send_signal(signal.SIGINT)
+        assert holder.rest() == 130
 
 
 def test_no_output_is_lost_when_the_bridge_is_killed(tmp_path: Path, leftovers: Leftovers) -> None:
