@@ -93,23 +93,22 @@ def keygen(folder: str | None = None, owner: str | None = None, days: int = DEPL
     if not 0 < days <= 3650:
         raise UsageError(f"cannot make a credential for {days} days: expected 1 to 3650")
     with _locked(folder):
-        written = []
         node_path, path = os.path.join(folder, NODE_FILE), os.path.join(folder, name)
+        is_new = not os.path.lexists(node_path)
+        if is_new and os.path.lexists(os.path.join(folder, DEPLOYER_FILE)):
+            raise UsageError(
+                f"{folder} has a deployer credential of a fabric whose node credential is not here: "
+                "copy its node.pem here, or make a new fabric elsewhere: constellation keygen OTHER-FOLDER"
+            )
         if os.path.lexists(path):
             raise UsageError(
                 f"{path} is there already and is not overwritten: remove it first, if that is what you want"
             )
-        if not os.path.lexists(node_path):
-            if os.path.lexists(os.path.join(folder, DEPLOYER_FILE)):
-                raise UsageError(
-                    f"{folder} has a deployer credential of a fabric whose node credential is not here: "
-                    "copy its node.pem here, or make a new fabric elsewhere: constellation keygen OTHER-FOLDER"
-                )
+        if is_new:
             _write(node_path, _new_node_text())
-            written.append(node_path)
         node = NodeCredential.read(node_path)
         _write(path, node.deployer_text(owner, days))
-        return [*written, path]
+        return [node_path, path] if is_new else [path]
 
 
 def load_node(path: str | None, *, is_loopback: bool) -> NodeCredential:
