@@ -24,6 +24,7 @@ import re
 import secrets
 import ssl
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -92,30 +93,29 @@ def keygen(folder: str | None = None, owner: str | None = None, days: int = DEPL
     if not 0 < days <= 3650:
         raise UsageError(f"cannot make a credential for {days} days: expected 1 to 3650")
     with _locked(folder):
-        written = []
         node_path, path = os.path.join(folder, NODE_FILE), os.path.join(folder, name)
+        is_new = not os.path.lexists(node_path)
+        if is_new and os.path.lexists(os.path.join(folder, DEPLOYER_FILE)):
+            raise UsageError(
+                f"{folder} has a deployer credential of a fabric whose node credential is not here: "
+                "copy its node.pem here, or make a new fabric elsewhere: constellation keygen OTHER-FOLDER"
+            )
         if os.path.lexists(path):
             raise UsageError(
                 f"{path} is there already and is not overwritten: remove it first, if that is what you want"
             )
-        if not os.path.lexists(node_path):
-            if os.path.lexists(os.path.join(folder, DEPLOYER_FILE)):
-                raise UsageError(
-                    f"{folder} has a deployer credential of a fabric whose node credential is not here: "
-                    "copy its node.pem here, or make a new fabric elsewhere: constellation keygen OTHER-FOLDER"
-                )
+        if is_new:
             _write(node_path, _new_node_text())
-            written.append(node_path)
         node = NodeCredential.read(node_path)
         _write(path, node.deployer_text(owner, days))
-        return [*written, path]
+        return [node_path, path] if is_new else [path]
 
 
 def load_node(path: str | None, *, is_loopback: bool) -> NodeCredential:
     """Read the node credential.
 
     Args:
-        path: The file; None for ``node.pem`` in `default_folder`.
+        path: The file; None for ``node.pem`` in `default_folder`, ``-`` for standard input, up to its end.
         is_loopback: The daemon listens on loopback only: where there is no credential one is made.
 
     Raises:
@@ -123,8 +123,8 @@ def load_node(path: str | None, *, is_loopback: bool) -> NodeCredential:
         HandshakeError: It has expired.
     """
     chosen = path or os.path.join(default_folder(), NODE_FILE)
-    if not os.path.lexists(chosen):
-        if path is not None or not is_loopback:
+    if path is None and not os.path.lexists(chosen):
+        if not is_loopback:
             raise UsageError(
                 f"no credential: {chosen} does not exist, and this daemon is to be reached from other computers; "
                 f"on one of them: constellation keygen; then copy the file to each other one: "
@@ -146,8 +146,8 @@ def load_deployer(path: str | None, *, is_loopback: bool) -> DeployerCredential:
         HandshakeError: It has expired.
     """
     chosen = path or os.path.join(default_folder(), DEPLOYER_FILE)
-    if not os.path.lexists(chosen):
-        if path is not None or not is_loopback:
+    if path is None and not os.path.lexists(chosen):
+        if not is_loopback:
             raise UsageError(
                 f"no credential: {chosen} does not exist; on a computer that has the fabric's node.pem: "
                 f"constellation keygen --owner {current_user()}; then here: "
@@ -401,16 +401,20 @@ def _write(path: str, text: str) -> None:
 
 
 def _read_private(path: str) -> str:
-    """Read a file that is ours and that nobody else can read."""
+    """Read a file that is ours and that nobody else can read; ``-`` is standard input."""
+    if path == "-":
+        return _text_of("on standard input", sys.stdin.buffer.read(_LARGEST_FILE + 1))
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise UsageError(f"cannot read the credential {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read the credential {path}: {error.strerror}; constellation keygen makes one"
+        ) from error
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"cannot read the credential {path}: it is no file")
-        if status.st_uid not in (os.geteuid(), 0):
+        if status.st_uid not in {os.geteuid(), 0}:
             raise UsageError(
                 f"the credential {path} belongs to uid {status.st_uid}, who can change it: expected {os.geteuid()}; "
                 f"chown {os.geteuid()} {path}"
@@ -420,9 +424,13 @@ def _read_private(path: str) -> str:
                 f"the credential {path} has mode {stat.S_IMODE(status.st_mode):04o}: others may have read it; expected 0600; "
                 f"chmod 600 {path}, and if others use this computer make a new one"
             )
-        data = os.read(fd, _LARGEST_FILE + 1)
+        with open(fd, "rb", closefd=False) as file:
+            return _text_of(path, file.read(_LARGEST_FILE + 1))
     finally:
         os.close(fd)
+
+
+def _text_of(path: str, data: bytes) -> str:
     try:
         if len(data) <= _LARGEST_FILE:
             return data.decode("ascii")

@@ -111,7 +111,7 @@ def load_users(path: str | None = None) -> Users:
         ) from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"cannot read {path}: it is no file")
@@ -122,7 +122,10 @@ def load_users(path: str | None = None) -> Users:
                 f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: its group or others could become anybody: "
                 f"chmod 644 {path}"
             )
-        data = file.read(LARGEST_FILE + 1)
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(LARGEST_FILE + 1)
+    finally:
+        os.close(fd)
     if len(data) > LARGEST_FILE:
         raise UsageError(f"{path} is larger than {LARGEST_FILE} bytes: expected a list of users")
     try:

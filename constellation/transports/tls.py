@@ -249,8 +249,8 @@ class TlsLink:
 def records_of(buffers: Sequence[Buffer]) -> list[Buffer]:
     """Cut buffers into records: at most 16 KiB each, as few as can be, and large buffers not copied.
 
-    Small ones before a large one have a record of their own where that makes no more of them: the large one then arrives
-    in records of its own, which are decrypted into their place.
+    Small ones before a large one have a record of their own where that makes no more of them up to there: the large one then
+    arrives in records of its own, which are decrypted into their place.
 
     Args:
         buffers: At least one of them not empty.
@@ -271,11 +271,13 @@ def records_of(buffers: Sequence[Buffer]) -> list[Buffer]:
         at = 0
         if size:
             rest = length % RECORD
-            if not rest or size + rest > RECORD:
+            if length >= RECORD and (not rest or size + rest > RECORD):
                 records.append(b"".join(held))
+                taken += size
             else:
                 at = RECORD - size
                 records.append(b"".join([*held, view[:at]]))
+                taken += RECORD
         held, size = [], 0
         while length - at >= RECORD:
             records.append(view[at : at + RECORD])
