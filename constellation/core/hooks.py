@@ -9,7 +9,8 @@ Each plugin is called apart from the others, so one's failure is not another's. 
   in a process, when something of their kind is first asked for. One that raises, or returns what does not satisfy the
   contract, ends the program with a PluginError that names plugin and hook; of an error of ours the text is shown as it is.
 * News hooks (past tense) return nothing. One that raises, or takes more than a second, is reported once on stderr with
-  plugin, hook and place, and that plugin's hook is not called again in this run. Nothing else is disturbed.
+  plugin, hook and place, and that plugin's hook is not called again in this run. Nothing else is disturbed. All are called
+  in one process: in local mode the fabric, with the program's plugins; else the master, with those that it was started with.
 
 Every hook but `register_options` may take ``options``: the values of the options that the plugin declares there, by name
 and of the types declared; those that nobody has given have their defaults. They are the same in every process of a
@@ -58,8 +59,9 @@ def register_options() -> list[Option]:  # type: ignore[empty-body]  # a specifi
 def register_transports(options: Mapping[str, Any]) -> list[Transport]:  # type: ignore[empty-body]  # a specification
     """Offer ways to carry bytes between two processes.
 
-    Called in the fabric (which makes the pairs) and in every user process (which adopts its end), when the first link
-    is made; both must offer the same transport.
+    Called in the program, while its ``init()`` runs and before a process is forked from it: the processes inherit what is
+    offered, so it must not hold a thread, a lock or a descriptor yet. Called in the fabric (in a node) when it makes the
+    first pair. Both must offer the same transport.
 
     :param options: The values of the plugin's options, by name.
     :returns: One object per transport; its ``name`` is what ``init(transport=...)`` selects.
@@ -70,8 +72,9 @@ def register_transports(options: Mapping[str, Any]) -> list[Transport]:  # type:
 def register_serializers(options: Mapping[str, Any]) -> list[Serializer]:  # type: ignore[empty-body]  # a specification
     """Offer ways to turn values into bytes.
 
-    Called in every user process, when the first value is sent or received. Never called in the fabric, which does not
-    look into values.
+    Called in the program, while its ``init()`` runs and before a process is forked from it: the processes inherit what is
+    offered, so it must not hold a thread, a lock or a descriptor yet. Never called in the fabric, which does not look into
+    values.
 
     :param options: The values of the plugin's options, by name.
     :returns: One object per serializer; its ``name`` is what ``init(serializer=...)`` selects.
@@ -82,7 +85,8 @@ def register_serializers(options: Mapping[str, Any]) -> list[Serializer]:  # typ
 def register_schedulers(options: Mapping[str, Any]) -> list[Scheduler]:  # type: ignore[empty-body]  # a specification
     """Offer ways to choose a node for a demand.
 
-    Called in the master (in local mode: the fabric), when it starts.
+    Called in the master (in local mode: the fabric), when it starts. Called before that in the program, where ``init()``
+    names plugins or a scheduler, so that a fault is told at once; what is offered there is never asked.
 
     :param options: The values of the plugin's options, by name.
     :returns: One object per scheduler; its ``name`` is what ``init(scheduler=...)`` selects.
@@ -116,7 +120,8 @@ def register_commands(cli: click.Group, options: Mapping[str, Any]) -> None:
 def detect_resources(options: Mapping[str, Any]) -> Mapping[str, float]:  # type: ignore[empty-body]  # a specification
     """Say what this computer has beside memory and cores, such as ``{"gpu": 2}``.
 
-    Called in the node (in local mode: the fabric, where no capacity is given by hand), once, before it joins.
+    Called in each node of a fabric, once, before it joins. An amount that is given by hand counts as it is given. Not
+    called in local mode, where nothing is refused but by a capacity that is given by hand.
 
     :param options: The values of the plugin's options, by name.
     :returns: Custom amounts by name. Two plugins that name the same resource: PluginError.
@@ -130,10 +135,11 @@ def detect_resources(options: Mapping[str, Any]) -> Mapping[str, float]:  # type
 def deployment_started(first: Pid, program: Sequence[str], options: Mapping[str, Any]) -> None:
     """A deployment has begun: its first process is about to leave ``init()``.
 
-    Called in the bridge (in local mode: the fabric), before the first process's `process_spawned`.
+    Called in the master (in local mode: the fabric), before the first process's `process_spawned`.
 
     :param first: The first process; its Pid names the deployment.
-    :param program: The command line of the program, as ``sys.orig_argv`` gives it.
+    :param program: The command line of the program: in local mode as ``sys.orig_argv`` gives it, else without the
+        interpreter.
     :param options: The values of the plugin's options, by name.
     """
 
@@ -144,7 +150,7 @@ def process_spawned(
 ) -> None:
     """A process runs; its spawner is being told.
 
-    Called in the node that runs it (in local mode: the fabric).
+    Called in the master (in local mode: the fabric).
 
     :param pid: The new process.
     :param parent: The process that spawned it, or None for the first one.
@@ -159,7 +165,7 @@ def process_spawned(
 def process_exited(status: ExitStatus, options: Mapping[str, Any]) -> None:
     """A process has ended, and its output up to then has been read.
 
-    Called in the node that ran it (in local mode: the fabric), before those who watch it are told.
+    Called in the master (in local mode: the fabric), before those who watch it are told.
 
     :param status: Its death certificate; ``status.pid`` is the process.
     :param options: The values of the plugin's options, by name.
@@ -181,7 +187,7 @@ def node_joined(node: NodeView, options: Mapping[str, Any]) -> None:
 def node_lost(node: NodeView, reason: str, options: Mapping[str, Any]) -> None:
     """A node is not used any more: it has left, or its lease has run out.
 
-    Called in the master, after the scheduler has been told.
+    Called in the master, after the scheduler has been told. Never called in local mode.
 
     :param node: The node as it was last known.
     :param reason: One sentence.
@@ -191,9 +197,9 @@ def node_lost(node: NodeView, reason: str, options: Mapping[str, Any]) -> None:
 
 @hookspec
 def deployment_ended(first: Pid, code: int, options: Mapping[str, Any]) -> None:
-    """The last process of a deployment has ended and all its output has been shown.
+    """The last process of a deployment has ended.
 
-    Called in the bridge (in local mode: the fabric, right before it ends).
+    Called in the master (in local mode: the fabric, right before it ends, when all output has been shown).
 
     :param first: The first process, as in `deployment_started`.
     :param code: The exit code of the whole run.

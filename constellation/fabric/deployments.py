@@ -57,15 +57,23 @@ class Events:
     Args:
         send: Sends an event to the bridge; nothing happens where there is none now.
         acknowledge: Tells a node the number up to which its messages may be forgotten.
+        news: Tells the plugins.
+        program: The command line of the program.
     """
 
     def __init__(
-        self, send: Callable[[int, list[Any], int, int], None], acknowledge: Callable[[int, int], None]
+        self,
+        send: Callable[[int, list[Any], int, int], None],
+        acknowledge: Callable[[int, int], None],
+        news: Callable[..., None],
+        program: list[Any],
     ) -> None:
         self.ends: dict[tuple[int | None, str | None], ExitStatus] = {}
         self.count = 0
         self._send = send
         self._acknowledge = acknowledge
+        self._news = news
+        self._program = program
         self._kept: deque[tuple[int, list[Any], int, int]] = deque()
         self._handled: dict[int, int] = {}
         """By node: the last of its messages that has been handled."""
@@ -135,6 +143,16 @@ class Events:
 
     def spawned(self, member: Member) -> None:
         """A process runs."""
+        if member.parent is None:
+            self._news("deployment_started", first=member.pid, program=[str(each) for each in self._program])
+        self._news(
+            "process_spawned",
+            pid=member.pid,
+            parent=member.parent,
+            function=member.function,
+            node=member.computer.name,
+            resources=member.resources,
+        )
         self.write(
             events.spawn(
                 time.time(), member.pid, member.parent, member.function, member.computer.name, member.resources
@@ -148,6 +166,7 @@ class Events:
     def exited(self, status: ExitStatus) -> None:
         """A process has ended."""
         self.ends.setdefault((status.code, status.signal), status)
+        self._news("process_exited", status=status)
         self.write(events.exited(time.time(), status))
 
 
@@ -163,6 +182,8 @@ class Ways(Protocol):
     def acknowledge(self, node_id: int, deployment: bytes, number: int) -> None: ...
 
     def over(self, deployment: Deployment) -> None: ...
+
+    def news(self, hook: str, **arguments: Any) -> None: ...
 
 
 class RemoteComputer:
@@ -256,6 +277,8 @@ class Deployment:
         self.events = Events(
             lambda *event: ways.send_event(trunk.Event(name, *event)),
             lambda node_id, number: ways.acknowledge(node_id, name, number),
+            ways.news,
+            specification.program,
         )
         self.room = ways.room(self)
         self.coordinator = Coordinator(loop, self.room, self.events, self.grace, self._on_change, self.say)

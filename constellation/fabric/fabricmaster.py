@@ -216,7 +216,7 @@ class FabricMaster:
         self._loop = loop
         self._version = version
         self._chunk = chunk
-        self._news = news
+        self._tell_plugins = news
         self._log = log
         self._bridge: BridgeLine | None = None
         self._beat = 0
@@ -314,7 +314,7 @@ class FabricMaster:
         self.nodes[node_id] = record
         self.carry_out(self.placement.node_joined(view, self._loop.now()))
         self._log(f"node {node_id} {message.name!r} at {record.address or 'no address'} joined, with {capacity}")
-        self._news("node_joined", node=view)
+        self.news("node_joined", node=view)
         return record
 
     def disconnected(self, record: NodeRecord, connection: Trunk, reason: str) -> None:
@@ -345,7 +345,7 @@ class FabricMaster:
                 deployment.node_lost(record.id, f"node {record.name} lost: {reason}")
                 share.forget(record.id)
         self.carry_out(effects)
-        self._news("node_lost", node=record.view, reason=reason)
+        self.news("node_lost", node=record.view, reason=reason)
 
     def _beat_all(self) -> None:
         self._loop.call_later(BEAT_S, self._beat_all)
@@ -467,6 +467,10 @@ class FabricMaster:
         if self._bridge is not None:
             self._bridge.send(event)
 
+    def news(self, hook: str, **arguments: Any) -> None:
+        """Tell the plugins that this master was started with."""
+        self._tell_plugins(hook, **arguments)
+
     def acknowledge(self, node_id: int, name: bytes, number: int) -> None:
         """A node may forget its messages up to a number."""
         record = self.nodes.get(node_id)
@@ -483,7 +487,7 @@ class FabricMaster:
                 del self.owners[number]
         first = deployment.coordinator.first
         if first is not None:
-            self._news("deployment_ended", first=first.pid, code=deployment.code)
+            self.news("deployment_ended", first=first.pid, code=deployment.code)
         self._forget_if_told(deployment)
 
     def _forget_if_told(self, deployment: Deployment) -> None:

@@ -22,9 +22,9 @@ from typing import Any, Final
 import constellation
 from constellation.core import trunk
 from constellation.core.address import Address, parse_address
-from constellation.core.errors import ConstellationError, HandshakeError, UsageError
+from constellation.core.errors import ConstellationError, HandshakeError, PluginError, UsageError
 from constellation.core.nodesfile import NodeEntry
-from constellation.core.plugins import make_plugin_manager
+from constellation.core.plugins import Plugins, make_plugin_manager
 from constellation.core.preamble import Preamble, Purpose
 from constellation.core.resources import Resources
 from constellation.core.role import BRIDGE, NODE, Role, check_role
@@ -99,6 +99,21 @@ class _Security:
         return self._credential.deployment_identity(deployment)
 
 
+def with_detected(capacity: Resources, plugins: Plugins) -> Resources:
+    """Add what plugins find on this computer; what was named by hand counts as it was named.
+
+    Raises:
+        PluginError: A hook raised, or gave what are no amounts.
+    """
+    if not plugins.names:
+        return capacity
+    found = {name: amount for name, amount in plugins.detect_resources().items() if name not in capacity.custom}
+    try:
+        return capacity + Resources(0, 0, **found)
+    except (UsageError, ValueError, TypeError) as error:
+        raise PluginError(f"a plugin's detect_resources gave {found!r:.100}: {error}") from error
+
+
 class Daemon:
     """A node, and a master where it is one.
 
@@ -127,6 +142,7 @@ class Daemon:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._security = _Security(self._credential, lambda: self._node.settings.name)
         self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
+        capacity = with_detected(Resources.from_fields(config["capacity"]), self._plugins)
         self._provision = Provision(
             loop,
             self._folder,
@@ -138,7 +154,7 @@ class Daemon:
             Settings(
                 name,
                 advertised,
-                Resources.from_fields(config["capacity"]),
+                capacity,
                 tuple((key, value) for key, value in config["labels"]),
                 self._folder,
                 constellation.__version__,

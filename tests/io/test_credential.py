@@ -243,8 +243,7 @@ def test_a_credential_comes_on_standard_input_too(tmp_path: Path, run_program: R
     """For a node that is started on somebody else's engine: the secret stands in no file and no command line."""
     node = make_node(tmp_path / "made")
     program = """
-        import datetime as dt
-import hashlib
+        import hashlib
         from constellation.fabric.credential import load_node
         print(hashlib.sha256(load_node("-", is_loopback=False).authority_pem.encode()).hexdigest())
     """
