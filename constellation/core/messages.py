@@ -255,6 +255,13 @@ class Unreachable(NamedTuple):
     reason: str
 
 
+class PeerLost(NamedTuple):
+    """node -> process: ``peer``, with which there is a link, was lost with its computer; its status. Nothing more comes."""
+
+    peer: bytes
+    status: list[Any]
+
+
 class FarLink(NamedTuple):
     """node -> process: a link to ``peer`` on another computer; its socket is passed. ``dials``: this end called."""
 
@@ -290,7 +297,7 @@ Message: TypeAlias = (
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
     | Register | Unregister | Whereis | Tie | Untie | Done | Found
-    | LongWaits | Unreachable | FarLink | Identity | Leaving | LinkLost
+    | LongWaits | Unreachable | FarLink | Identity | PeerLost | Leaving | LinkLost
 )  # fmt: skip
 
 # The position is the number on the wire: append only (docs/wire.md).
@@ -301,7 +308,7 @@ CONTROL: Final = Schema(
         LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
         Fork, Forked, ForkFailed, Ended, TemplateReady,
         Register, Unregister, Whereis, Tie, Untie, Done, Found,
-        LongWaits, Unreachable, FarLink, Identity, Leaving, LinkLost,
+        LongWaits, Unreachable, FarLink, Identity, Leaving, LinkLost, PeerLost,
     ),
 )  # fmt: skip
 

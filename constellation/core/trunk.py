@@ -262,9 +262,14 @@ class Welcome(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """master -> node, each second: the lease goes on. The node answers with the same number."""
+    """master -> node, each second; the node answers with the same number.
+
+    ``heard`` is the last answer that has come, 0 for none: only what the master is known to have heard extends the lease,
+    so that a cut in one direction ends it like one in both.
+    """
 
     number: int
+    heard: int
 
 
 class Up(NamedTuple):

@@ -459,11 +459,20 @@ class Coordinator:
                 again.append(member)
         for member in lost:
             if member.key in self._living:
-                self.ended(member.key, ExitStatus(member.pid, None, None, reason, node=computer.name), counts=True)
+                status = ExitStatus(member.pid, None, None, reason, node=computer.name)
+                self._tell_peers_of_loss(member, status)
+                self.ended(member.key, status, counts=True)
         for member in again:
             assert member.wish is not None  # they were chosen by it
             self._wish_again(member.wish)
         self._on_change()
+
+    def _tell_peers_of_loss(self, member: Member, status: ExitStatus) -> None:
+        """No end of a link comes from a computer that is cut off or dead: who is linked with its processes is told."""
+        for key in member.peers:
+            peer = self._living.get(key)
+            if peer is not None and peer.computer is not member.computer:
+                self._send(peer, messages.PeerLost(member.key, status.to_fields()))
 
     def _wish_again(self, wish: Wish) -> None:
         if not wish.spawner.is_alive or self.refusal:

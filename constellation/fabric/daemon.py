@@ -104,6 +104,9 @@ class NodeDaemon:
         self._trunk: Trunk | None = None
         self._lease = 5.0
         self._heard = loop.now()
+        """When the last answer was sent that the master is known to have heard."""
+        self._answered: dict[int, float] = {}
+        self._joined_at = loop.now()
         self._parts: dict[bytes, Part] = {}
         self._by_os_pid: dict[int, Part] = {}
         self._pieces: dict[bytes, list[bytes]] = {}
@@ -136,7 +139,6 @@ class NodeDaemon:
 
     def on_message(self, message: trunk.TrunkMessage) -> None:
         """Do what the master says."""
-        self._heard = self._loop.now()
         match message:
             case trunk.Down(deployment, sequence, fields, payload):
                 self._down(deployment, sequence, trunk.STATION.read(fields), self._joined(deployment, payload))
@@ -150,8 +152,11 @@ class NodeDaemon:
                 self._open(deployment, Specification(*fields))
             case trunk.Shut(deployment):
                 self._shut(deployment)
-            case trunk.Beat(number):
-                self._send(trunk.Beat(number))
+            case trunk.Beat(number, heard):
+                self._heard = self._answered.pop(heard, self._heard)
+                self._answered = {each: when for each, when in self._answered.items() if each > heard}
+                self._answered[number] = self._loop.now()
+                self._send(trunk.Beat(number, 0))
                 for part in self._parts.values():
                     self._send(trunk.Acked(part.deployment, part.last_down))
             case trunk.Chunk():
@@ -176,6 +181,8 @@ class NodeDaemon:
         capacity = bounded(self.settings.capacity, message)
         labels = dict([*self.settings.labels, *((str(name), str(value)) for name, value in message.labels)])
         name = message.name or self.settings.name
+        self._joined_at = self._loop.now()
+        self._answered.clear()
         self.settings = self.settings._replace(name=name, labels=tuple(sorted(labels.items())))
         self._send(
             trunk.Join(
@@ -196,6 +203,7 @@ class NodeDaemon:
         )
 
     def _welcome(self, message: trunk.Welcome) -> None:
+        self._heard = max(self._heard, self._joined_at)
         self.node_id = node_id = message.node_id
         self._master = message.master
         for deployment in message.unknown:
@@ -267,6 +275,7 @@ class NodeDaemon:
     def _gone(self, part: Part, reason: str) -> None:
         part.is_over = True
         if self._parts.get(part.deployment) is part:
+            self._log(f"deployment {part.deployment.hex()[:7]} is over here: {reason}")
             self._send(trunk.Gone(part.deployment, reason))
             self._forget(part)
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from constellation.fabric.daemon import Trunk
     from constellation.fabric.loop import Loop
 
-BEAT_S: Final = 1.0
-"""How often a node is asked whether it is there; the lease is several of these."""
+BEATS: Final = 10
+"""How often in a lease a node is asked whether it is there: its answer must be confirmed by a later one."""
 
 MARGIN_S: Final = 1.0
 """What the master waits beyond the lease before it gives a silent node's work to others."""
@@ -68,6 +68,10 @@ class NodeRecord:
         self.address = address
         self.trunk: Trunk | None = connection
         self.heard = now
+        self.on_lost: Callable[[], None] | None = None
+        """Called when it is given up, by whoever brought the connection: to make the next one."""
+        self.beat = 0
+        """Number of the last beat that it has answered."""
         self.is_draining = False
         self.lines: dict[bytes, _Line] = {}
         self.pieces: dict[bytes, list[bytes]] = {}
@@ -226,7 +230,7 @@ class FabricMaster:
         self._has_bridge_said = False
         self._stored: dict[bytes, tuple[int, dict[int, int]]] = {}
         loop.call_later(lease, self._rebuild)
-        loop.call_later(BEAT_S, self._beat_all)
+        loop.call_later(self.lease / BEATS, self._beat_all)
 
     # Nodes
 
@@ -262,6 +266,7 @@ class FabricMaster:
             record = self._new_node(connection, message, address)
         record.trunk = connection
         record.heard = now
+        record.beat = 0
         if self._is_rebuilding and message.master != self._me:
             adopted = [self._adopt(record, *item) for item in message.deployments]
         unknown = [name for name in known if name not in record.lines or name not in self.deployments]
@@ -337,6 +342,8 @@ class FabricMaster:
             record.trunk.close()
             record.trunk = None
         del self.nodes[record.id]
+        if record.on_lost is not None:
+            self._loop.call_later(0, record.on_lost)
         effects = self.placement.node_left(record.id, self._loop.now())
         for deployment in list(self.deployments.values()):
             share = deployment.room
@@ -348,7 +355,7 @@ class FabricMaster:
         self.news("node_lost", node=record.view, reason=reason)
 
     def _beat_all(self) -> None:
-        self._loop.call_later(BEAT_S, self._beat_all)
+        self._loop.call_later(self.lease / BEATS, self._beat_all)
         self._beat += 1
         now = self._loop.now()
         for record in list(self.nodes.values()):
@@ -356,7 +363,7 @@ class FabricMaster:
             if silent > self.lease + MARGIN_S:
                 self.node_lost(record, f"not heard for {silent:.1f} s")
             elif record.trunk is not None:
-                record.trunk.send(trunk.Beat(self._beat))
+                record.trunk.send(trunk.Beat(self._beat, record.beat))
 
     def on_message(self, record: NodeRecord, message: trunk.TrunkMessage) -> None:
         """Handle what a node says."""
@@ -374,6 +381,8 @@ class FabricMaster:
                     deployment.on_message(record.id, number, trunk.STATION.read(fields), whole)
             case trunk.More(name, data):
                 record.pieces.setdefault(name, []).append(data)
+            case trunk.Beat(number):
+                record.beat = number
             case trunk.Acked(name, number):
                 line = record.lines.get(name)
                 if line is not None:

@@ -223,7 +223,10 @@ class Daemon:
 
         def up(message: trunk.TrunkMessage) -> None:
             if isinstance(message, trunk.Join):
-                record[0] = master.joined(to_node, message, str(self._node.settings.address))
+                record[0] = joined = master.joined(to_node, message, str(self._node.settings.address))
+                if joined is not None:
+                    # It was not heard because this whole process had been stopped.
+                    joined.on_lost = lambda: None if self._is_over else self._join_inside(master, own)
             elif record[0] is not None:
                 master.on_message(record[0], message)
 
@@ -423,8 +426,16 @@ class _NodeLine:
             if self._record is None:
                 self._conduit.close()
                 self._failed("another node has its name")
+            else:
+                self._record.on_lost = self._given_up
         elif self._record is not None:
             self._master.on_message(self._record, message)
+
+    def _given_up(self) -> None:
+        """The master has closed the connection: the node may be a new one next time."""
+        if self._record is not None:
+            self._record = None
+            self._dial()
 
     def _ended(self, reason: str) -> None:
         if self._record is not None and self._conduit is not None:

@@ -318,6 +318,7 @@ _MAY_SAY = (
     messages.Waiting,
     messages.LongWaits,
     messages.Draining,
+    messages.LinkLost,
     messages.Register,
     messages.Unregister,
     messages.Whereis,

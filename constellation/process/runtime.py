@@ -30,6 +30,7 @@ from constellation.core.messages import (
     LinkMade,
     LongWaits,
     Message,
+    PeerLost,
     Raised,
     Ready,
     Refused,
@@ -169,6 +170,8 @@ class Runtime:
             self.peer(Pid.from_bytes(message.peer)).on_lost(message.reason)
         elif isinstance(message, Exited) and message.status is not None:
             self._note_end(ExitStatus.from_fields(message.status))
+        elif isinstance(message, PeerLost):
+            self.peer(Pid.from_bytes(message.peer)).on_status(ExitStatus.from_fields(message.status))
         elif isinstance(message, Unreachable):
             pid = Pid.from_bytes(message.peer)
             self.peer(pid).on_refused(ChannelError(f"no link to process {pid} can be made: {message.reason}"))

@@ -63,6 +63,9 @@ class Cluster:
             entry += lines[at : at + 1]
             entries.append("\n".join(entry))
         self.file.write_text("\n".join(entries) + "\n")
+        self.clients: list[subprocess.Popen[str]] = []
+        self.command = COMMAND
+        self.credential: tuple[str, ...] = ()
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
@@ -75,10 +78,18 @@ class Cluster:
         )
         with open(self.folder / f"{name}.log", "ab") as log:
             daemon = subprocess.Popen(
-                [*COMMAND, *command, *options], env=self.environment, stdin=subprocess.DEVNULL, stderr=log, stdout=log
+                [*self.command_on(name), *command, *options],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                stdout=log,
             )
         self.daemons[name] = daemon
         return daemon
+
+    def command_on(self, name: str) -> list[str]:  # noqa: ARG002  # all are here
+        """What starts a daemon."""
+        return COMMAND
 
     def start_all(self) -> None:
         """Start all daemons."""
@@ -92,7 +103,7 @@ class Cluster:
     def run(self, *args: str, timeout: float = LIMIT_S, cwd: Path | None = None, input: str | None = None) -> Result:  # noqa: A002
         """Run a command of ours."""
         done = subprocess.run(
-            [*COMMAND, *args],
+            [*self.command, args[0], *self.credential, *args[1:]],
             env=self.environment,
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
@@ -124,8 +135,8 @@ class Cluster:
         """Deploy a program and go on."""
         path = self.program(source)
         mark = ("--env", f"{MARK}={self.mark}")
-        return subprocess.Popen(
-            [*COMMAND, "deploy", "--in-place", *mark, *options, self.bridge, path.name, *args],
+        client = subprocess.Popen(
+            [*self.command, "deploy", *self.credential, "--in-place", *mark, *options, self.bridge, path.name, *args],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -133,6 +144,8 @@ class Cluster:
             text=True,
             cwd=path.parent,
         )
+        self.clients.append(client)
+        return client
 
     def wait_for(self, name: str, text: str, limit: float = LIMIT_S) -> None:
         """Wait until a daemon has logged something."""
@@ -147,7 +160,11 @@ class Cluster:
             self.wait_for("n1", f"'n{at + 1}' at")
 
     def stop(self) -> None:
-        """Stop all daemons, and wait for them."""
+        """Stop all daemons and clients, and wait for them."""
+        for client in self.clients:
+            if client.poll() is None:
+                client.kill()
+                client.communicate()
         for daemon in self.daemons.values():
             with contextlib.suppress(ProcessLookupError):
                 daemon.send_signal(signal.SIGCONT)
