@@ -37,6 +37,8 @@ class Command:
     """A module without which this peer is left out."""
     repeats: int = 1
     """How often in a round; the median counts."""
+    names: tuple[str, ...] = ()
+    """The peers that the program names itself, as far as rows name them."""
 
 
 def ours(workload: str, needs: str = "", repeats: int = 1) -> Command:
@@ -88,7 +90,7 @@ WORKLOADS: dict[str, list[Command]] = {
     "plugins": [
         Command(OURS, (PLUGGED, "enabled")),
         Command("none enabled", (PLUGGED, "none")),
-        Command("", (PLUGGED, "installed")),
+        Command("", (PLUGGED, "installed"), names=(OURS, "none installed")),
     ],
 }
 """Each workload's commands in the order of the first round."""
