@@ -227,9 +227,12 @@ def finish(program: subprocess.Popen[bytes], output: int, text: str = "") -> Run
     return Run([json.loads(line) for line in lines if line.startswith("{")], exits, red, text, returncode)
 
 
-def run(leftovers: Leftovers, folder: Path, count: int, width: int, *kinds: str, human: bool) -> Run:
-    """Run the program: each kind of end ``count`` times, ``width`` at once."""
-    (folder / "prog.py").write_text(PROGRAM + _MAIN)
+def run(
+    leftovers: Leftovers, folder: Path, count: int, width: int, *kinds: str, human: bool, group: str | None = None
+) -> Run:
+    """Run the program, in a control group if one is given: each kind of end ``count`` times, ``width`` at once."""
+    enter = "" if group is None else f"open('{group}/cgroup.procs', 'w').write('0')\n"
+    (folder / "prog.py").write_text(enter + PROGRAM + _MAIN)
     program, output = start(leftovers, folder, ["prog.py", str(count), str(width), *kinds], human=human)
     return finish(program, output)
 
