@@ -26,6 +26,10 @@ BULKS = (("1 MiB bytes", 256, 1), ("64 MiB bytes", 6, 64), ("64 MiB array", 6, 6
 """What is sent, how often, and how many MiB each value has."""
 COMPUTING = (("thread", "64 MiB bytes", 4, 64), ("polling", "1 MiB bytes", 128, 1))
 """How the receiver takes the values while its main thread computes; what, how often, and MiB of each value."""
+PLUGINS = 20
+PLUGGED_TRIPS = ("int", 10_000)
+PLUGGED_STREAM = ("dict", 200_000)
+"""What is measured with so many plugins enabled, and without."""
 BURST = 100
 WAITING = 10
 IDLE_S = 2.0

@@ -6,10 +6,23 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measure import BULKS, BURST, COMPUTING, IDLE_S, ROUND_TRIPS, STREAMS
+from benchmarks.measure import (
+    BULKS,
+    BURST,
+    COMPUTING,
+    IDLE_S,
+    PLUGGED_STREAM,
+    PLUGGED_TRIPS,
+    PLUGINS,
+    ROUND_TRIPS,
+    STREAMS,
+)
 from benchmarks.table import OURS, Row, Target
 
 FOLDER = Path(__file__).resolve().parent
+PLUGGED = str(FOLDER / "plugged.py")
+UNCHANGED = 0.95
+"""Of what is to stay as it is, a round's ratio within the noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,8 @@ class Command:
     """A module without which this peer is left out."""
     repeats: int = 1
     """How often in a round; the median counts."""
+    names: tuple[str, ...] = ()
+    """The peers that the program names itself, as far as rows name them."""
 
 
 def ours(workload: str, needs: str = "", repeats: int = 1) -> Command:
@@ -72,6 +87,11 @@ WORKLOADS: dict[str, list[Command]] = {
     "await": [ours("await"), ours("await-uvloop", "uvloop"), *peers("await", "asyncio", "uvloop")],
     "spawn": [ours("spawn"), *peers("spawn", "fork", "forkserver", "spawn")],
     "waiting": [ours("waiting"), *peers("waiting", "fork", "forkserver", "spawn")],
+    "plugins": [
+        Command(OURS, (PLUGGED, "enabled")),
+        Command("none enabled", (PLUGGED, "none")),
+        Command("", (PLUGGED, "installed"), names=(OURS, "none installed")),
+    ],
 }
 """Each workload's commands in the order of the first round."""
 
@@ -110,6 +130,15 @@ def rows() -> list[Row]:
     out.append(Row(f"spawn burst of {BURST}", "/s", False, "fork", (Target(500),)))
     out.append(Row("waiting process, PSS", "MiB", True, "forkserver", (Target(3),)))
     out.append(Row(f"waiting process, wake-ups in {IDLE_S:.0f} s", "", True, None, (Target(0),)))
+    out += latency(
+        f"{PLUGINS} plugins: round trip {PLUGGED_TRIPS[0]}", "µs", "none enabled", Target(UNCHANGED, "none enabled")
+    )
+    stream = f"{PLUGINS} plugins: stream {PLUGGED_STREAM[0]}"
+    out.append(Row(stream, "/s", False, "none enabled", (Target(UNCHANGED, "none enabled"),)))
+    out += latency(f"{PLUGINS} plugins: spawn to Pid", "ms", "none enabled")
+    for what in ("import above a bare interpreter", "a program of init() alone"):
+        name, base = f"{PLUGINS} plugins installed: {what}", "none installed"
+        out.append(Row(name, "ms", True, base, (Target(UNCHANGED, base),)))
     return out
 
 

@@ -1,10 +1,10 @@
-"""Build docs/reference.md out of the docstrings of the public names, and check that it is up to date.
+"""Build docs/reference.md and docs/hooks.md out of the docstrings of the public names, and check that they are up to date.
 
 Works on the source text alone: it imports nothing, so it gives the same page under every version of Python. A public
 name is one in the ``__all__`` of a public module; its definition is found by following the imports.
 
-    python docs/build_reference.py           write docs/reference.md
-    python docs/build_reference.py --check   exit 1 if the page differs
+    python docs/build_reference.py           write both pages
+    python docs/build_reference.py --check   exit 1 if a page differs
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
+HOOKS_PAGE = ROOT / "docs" / "hooks.md"
 PUBLIC = ("constellation", "constellation.plugin", "constellation.testing")
 HOOKS = "constellation.core.hooks"
 # Public among our own modules, of no use to others.
@@ -37,6 +38,8 @@ SECTIONS = (
     "Thread",
     "Source",
 )
+
+HEADING = re.compile(r"^# -- (.*?) -+$", re.MULTILINE)
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -249,23 +252,41 @@ def build() -> str:
                 pages.append(f"### {shown}\n\nThe same as [`{same}`](#{same.lower().replace('.', '')}).\n")
                 continue
             pages.append(section(found, shown))
-    pages.append(f"## Hooks\n\n{markdown(ast.get_docstring(parse(HOOKS)) or '')}\n")
+    pages.append("## Hooks\n\nThey have a page of their own: [hooks](hooks.md).\n")
+    return joined(pages)
+
+
+def build_hooks() -> str:
+    """The page of the hooks, in the order and under the headings of their module."""
+    text = source_of(HOOKS).read_text(encoding="utf-8")
+    headings = [(text[: found.start()].count("\n") + 1, found[1]) for found in HEADING.finditer(text)]
+    pages = ["# Hooks\n", "Built from `constellation/core/hooks.py` by `make docs`; do not edit.\n"]
+    pages.append(f"{markdown(ast.get_docstring(parse(HOOKS)) or '')}\n")
     for node in parse(HOOKS).body:
         if is_marked(node, "hookspec") and isinstance(node, ast.FunctionDef):
+            while headings and headings[0][0] < node.lineno:
+                pages.append(f"## {headings.pop(0)[1]}\n")
             doc = re.sub(r"^:param (\w+): ", r"* `\1`: ", ast.get_docstring(node) or "", flags=re.MULTILINE)
             doc = re.sub(r"^:returns: ", "\nReturns: ", doc, flags=re.MULTILINE)
-            pages.append(section(Found(node.name, HOOKS, node, doc), node.name))
+            pages.append(
+                section(Found(node.name, HOOKS, node, doc), node.name).replace("```python\n", "```python\ndef ")
+            )
+    return joined(pages)
+
+
+def joined(pages: list[str]) -> str:
+    """The parts of a page as its text."""
     return re.sub(r"\n{3,}", "\n\n", "\n".join(pages)).rstrip() + "\n"
 
 
 def main() -> None:
-    """Write or check the page."""
-    page = build()
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-            raise SystemExit("docs/reference.md is not up to date: run `make docs`")
-    else:
-        PAGE.write_text(page, encoding="utf-8")
+    """Write or check the pages."""
+    for path, page in ((PAGE, build()), (HOOKS_PAGE, build_hooks())):
+        if "--check" in sys.argv[1:]:
+            if not path.exists() or path.read_text(encoding="utf-8") != page:
+                raise SystemExit(f"{path.relative_to(ROOT)} is not up to date: run `make docs`")
+        else:
+            path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

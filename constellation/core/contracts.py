@@ -175,16 +175,16 @@ class RemoteTransport(Transport, Protocol):
     remote: bool
     """True: `open` is there. Without the attribute, or with False, the transport is for one computer only."""
 
-    def open(self, fd: int, *, server: bool, context: ssl.SSLContext | None) -> Link:
-        """Make a link of a connected stream socket to another computer. Called in the process, does not block.
+    def open(self, fd: int, *, server: bool, context: ssl.SSLContext) -> Link:
+        """Make an encrypted link of a connected stream socket to another computer. Called in the process, does not block.
 
         Takes ``fd`` over, as `adopt` does. Nothing has been read beyond what the nodes settled, and nothing been written.
 
         Args:
             fd: The stream.
             server: Whether this is the side that was dialled: the server's part in a handshake.
-            context: When given, the link must be encrypted and authenticated by it: not a byte of what is sent may be
-                read on the way, and nothing of a side that the context does not accept is ever given out of reading.
+            context: Encrypts the link and says whom to accept: not a byte of what is sent may be read on the way, and
+                nothing of a side that the context does not accept is ever given out of reading.
                 The handshake is driven by the usual calls: they raise BlockingIOError until it is done, and OSError
                 (ssl.SSLError is one) when it has failed. While it goes on, and only then, the descriptor may be writable
                 though `send` raises BlockingIOError.

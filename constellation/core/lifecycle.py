@@ -338,7 +338,8 @@ def _cause_of_code(end: KnownEnd) -> str | None:
         return AT_ONCE if end.may_say else None
     if end.reason == HEARD_SIGTERM and end.code != 128 + signal.SIGTERM:
         return None  # it was heard, and the program has ended in its own way
-    return end.reason or SYSTEM_EXIT
+    # A text gives 1, and a stream that cannot be flushed 120; any other code was the program's own.
+    return end.reason or (SYSTEM_EXIT if end.code in {1, 120} else f"{SYSTEM_EXIT}: {end.code}")
 
 
 def closing_words(data: bytes, lines: int = 10) -> tuple[str, ...]:

@@ -437,11 +437,13 @@ def _environment() -> dict[str, str]:
 def site_folders() -> list[str]:
     """The folders in which the Python that runs this has its packages, the one with constellation first.
 
-    It is first because another one may be installed as well, as when this one was found by PYTHONPATH.
+    It is first because another one may be installed as well, as when this one was found by PYTHONPATH. What else was found so
+    comes next, as here.
     """
     import constellation
 
-    folders = [os.path.dirname(constellation.__path__[0]), *site.getsitepackages()]
+    by_path = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    folders = [os.path.dirname(constellation.__path__[0]), *by_path, *site.getsitepackages()]
     if site.ENABLE_USER_SITE:
         folders.append(site.getusersitepackages())
     return list(dict.fromkeys(os.path.realpath(each) for each in folders if os.path.isdir(each)))

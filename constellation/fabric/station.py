@@ -315,6 +315,7 @@ _MAY_SAY = (
     messages.Watch,
     messages.Kill,
     messages.Cancel,
+    messages.LinkLost,
     messages.Waiting,
     messages.LongWaits,
     messages.Draining,

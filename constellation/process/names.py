@@ -30,11 +30,12 @@ class _Ask(_Asking[T]):
     def __init__(
         self, message: Callable[[int], Message], take: Callable[[Message], T], words: str, need: Need = None
     ) -> None:
-        super().__init__(runtimes.current())
+        runtime = runtimes.current()
         self._need = need
         self._message = message
         self._take = take
         self._words = words
+        super().__init__(runtime)
 
     def ask(self, number: int) -> None:
         self._runtime.control.send(self._message(number))

@@ -368,7 +368,8 @@ def select(*operations: Operation[Any]) -> Operation[tuple[int, Any]]:
 def join(*operations: Operation[T]) -> Operation[list[T]]:
     """An operation: all of several, in any order of completion.
 
-    The first that fails ends the join with its error; the others are withdrawn where that is still possible.
+    The first that fails ends the join with its error; the others are withdrawn where that is still possible, and a process
+    that a spawn among them has started, whose Pid nobody gets, is killed.
 
     Returns:
         An operation that gives the list of all values, in the order of the arguments.

@@ -108,8 +108,12 @@ class _Asking(Operation[T]):
     def __del__(self) -> None:
         super().__del__()
         request = getattr(self, "_request", None)
-        if request is not None and request.answer is None and not self._runtime.is_foreign:
+        if request is not None and not self._runtime.is_foreign and self._is_owed(request):
             self.withdraw()
+
+    def _is_owed(self, request: Request) -> bool:
+        """Whether something must be taken back when nobody asks for the answer any more."""
+        return request.answer is None
 
     def runtime(self) -> Runtime:
         return self._runtime
@@ -125,13 +129,13 @@ class _Spawn(_Asking[Pid]):
     def __init__(
         self, runtime: Runtime, call: tuple[Any, ...], resources: Resources, place: str, *, waits: bool
     ) -> None:
-        super().__init__(runtime)
         self._call = call
         self._function = function_name(call[0])
         self._resources = resources
         self._place = place
         self._waits = waits
         self._payload: bytes | None = None
+        super().__init__(runtime)  # last: what it is comes before that it is
 
     def ask(self, number: int) -> None:
         payload = self._payload
@@ -181,19 +185,27 @@ class _Spawn(_Asking[Pid]):
 
     def withdraw(self) -> bool:
         request, control = self._request, self._runtime.control
-        if request is not None and request.answer is None and control.is_open:
+        if request is not None and control.is_open:
 
             def end_it() -> None:
-                # It was placed before the node read that nobody wants it any more.
+                # It was placed before the node read that nobody wants it any more; or a Ctrl-C came just when it ran.
                 if isinstance(request.answer, Spawned):
                     late = control.request()
                     control.forget(late)
                     control.send(Kill(late.number, request.answer.pid, 0.0, tree=False))
 
             request.waiters[:] = [end_it]
-            control.send(Cancel(request.number))
+            if request.answer is None:
+                control.send(Cancel(request.number))
+            else:
+                end_it()
             self._request = None  # last, as above
+            if hasattr(self, "_result"):
+                del self._result
         return True
+
+    def _is_owed(self, request: Request) -> bool:
+        return request.answer is None or (isinstance(request.answer, Spawned) and not hasattr(self, "_result"))
 
     def describe(self) -> str:
         return f"spawn of {self._function}"
@@ -206,9 +218,9 @@ class _AwaitEnd(_Asking[ExitStatus]):
     __slots__ = ("_message", "_of")
 
     def __init__(self, runtime: Runtime, of: Pid, message: Callable[[int], Watch | Kill]) -> None:
-        super().__init__(runtime)
         self._of = of
         self._message = message
+        super().__init__(runtime)
 
     def ask(self, number: int) -> None:
         self._runtime.control.send(self._message(number))
@@ -249,11 +261,11 @@ class CallOperation(_Asking[None]):
         words: str,
         need: Need = None,
     ) -> None:
-        super().__init__(runtime)
         self._need = need
         self._message = message
         self._answer = answer
         self._words = words
+        super().__init__(runtime)
 
     def ask(self, number: int) -> None:
         self._runtime.control.send(*self._message(number))

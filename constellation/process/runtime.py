@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from constellation.core import draining, handshake, settings, why
 from constellation.core.draining import Held
-from constellation.core.errors import ChannelError, UsageError
+from constellation.core.errors import ChannelError, PluginError, UsageError
 from constellation.core.lifecycle import NODE_LOST
 from constellation.core.messages import (
     Begin,
@@ -183,6 +183,9 @@ class Runtime:
 
     def _open_far(self, peer: Pid, message: FarLink, fd: int) -> Link:
         """Make the link, with TLS; takes ``fd`` over."""
+        if not getattr(self.transport, "remote", False):
+            os.close(fd)
+            raise PluginError("it makes links within one computer only; the default one reaches others")
         if self._contexts is None:
             from constellation.core import role  # late, as the next: ssl takes 15 ms to load
             from constellation.process.secure import LinkContexts

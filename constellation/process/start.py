@@ -105,7 +105,12 @@ class Deployment:
             raise UsageError(
                 "cannot end a deployment in a process that was forked from its first one: do it in the first one"
             )
-        self._runtime.close_deployment(kill).block()
+        try:
+            self._runtime.close_deployment(kill).block()
+        except ConstellationError:
+            if self._runtime.control.is_open:
+                raise
+            # The fabric has gone, and all that was to be ended with it.
         self._is_open = False
         _deployment = None
         if self._is_deployed:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from constellation.core import framing
 from constellation.core.linklife import LinkLife
+from constellation.process.control import Blocked
 from constellation.process.faults import is_of_program, words
 from constellation.process.reactor import EPOLLIN, EPOLLOUT
 
@@ -78,13 +79,15 @@ class Wire:
         """The node has made the link: begin to read and write."""
         with self.lock:
             fd = link.fileno()
-            self.link, self.number, self.fd = link, number, fd
-            self.reactor.watch(fd, self)
+            with Blocked():
+                self.link, self.number, self.fd = link, number, fd
+                self.reactor.watch(fd, self)
             self.flush()
 
     def close(self) -> None:
         """Give the link back; the wire is of no further use."""
-        with self.lock:
+        # As a whole: a link that is there and not watched would never be seen to end.
+        with self.lock, Blocked():
             link = self.link
             if link is not None:
                 self.reactor.forget(self.fd)
@@ -146,7 +149,7 @@ class Wire:
         except BlockingIOError:
             if not self._wants_write:
                 self._wants_write = True
-                self.reactor.epoll.modify(self.fd, EPOLLIN | EPOLLOUT)
+                self._watch(EPOLLIN | EPOLLOUT)
             return
         except OSError as error:
             if is_of_program(error):
@@ -156,14 +159,20 @@ class Wire:
             self.bulk.clear()
             sent.clear()
             self._refusal = error
-            self.reactor.epoll.modify(self.fd, EPOLLIN | EPOLLOUT)  # look once, whether the reader really does
+            self._watch(EPOLLIN | EPOLLOUT)  # look once, whether the reader really does
             return
         except Exception as error:  # a plugin's
             self.fail(error)
             return
         if self._wants_write:
             self._wants_write = False
-            self.reactor.epoll.modify(self.fd, EPOLLIN)
+            self._watch(EPOLLIN)
+
+    def _watch(self, events: int) -> None:
+        try:
+            self.reactor.epoll.modify(self.fd, events)
+        except FileNotFoundError:
+            pass  # not yet watched, or no longer: a handler's exception came in between, and whoever it was goes on
 
     def _account(self, count: int) -> None:
         """Take ``count`` written bytes off the front of `out`."""

@@ -21,7 +21,7 @@ from constellation.testing.ways import Make, dial_to, exchange, open_both, strea
 
 @Check[Transport]
 def encrypts(make: Make, trial: Trial) -> None:
-    """With a context, not a byte of what is sent can be read on the way."""
+    """Not a byte of what is sent can be read on the way."""
     if not getattr(make(), "remote", False):
         return
     seen = bytearray()
@@ -45,7 +45,7 @@ def encrypts(make: Make, trial: Trial) -> None:
         len(seen) >= 2 * len(secret),
         f"{len(seen)} bytes went over the stream that open was given: expected the traffic",
     )
-    expect(secret[:32] not in seen, "what was sent stands readable on the stream, though a context was given")
+    expect(secret[:32] not in seen, "what was sent stands readable on the stream")
 
 
 def _relay(one: socket.socket, other: socket.socket, seen: bytearray) -> None:
@@ -68,7 +68,7 @@ def _relay(one: socket.socket, other: socket.socket, seen: bytearray) -> None:
 
 @Check[Transport]
 def refuses_strangers(make: Make, trial: Trial) -> None:
-    """With a context, nothing of a side that it does not accept is given out of reading; both sides see the end."""
+    """Nothing of a side that the context does not accept is given out of reading; both sides see the end."""
     if not getattr(make(), "remote", False):
         return
     ours, theirs = make_contexts(), make_contexts()

@@ -7,7 +7,7 @@ In a plugin's tests::
         check(MyTransport)
 
 or, all at once, ``check_transport(MyTransport)``. Every check is run over every way that the transport has of making a link:
-its pairs, and, where it leads to other computers, opened streams without and with encryption. Ends of a pair are passed
+its pairs, and, where it leads to other computers, encrypted streams. Ends of a pair are passed
 through a socket and adopted by objects of their own, as a node and two processes do it.
 
 The checks read and write as the runtime does (`constellation.testing.streams`); they need no network beyond the loopback

@@ -52,22 +52,15 @@ def ways(make: Make) -> Iterator[Way]:
         return
     contexts = make_contexts()
 
-    def opened(context: Contexts | None) -> tuple[Link, Link]:
-        client_fd, server_fd = streams(make)
-        return open_both(make, client_fd, server_fd, context, context)
-
-    yield Way("open", lambda: opened(None))
-    yield Way("open, encrypted", lambda: opened(contexts))
+    yield Way("open", lambda: open_both(make, *streams(make), contexts, contexts))
 
 
-def open_both(
-    make: Make, client_fd: int, server_fd: int, client: Contexts | None, server: Contexts | None
-) -> tuple[Link, Link]:
+def open_both(make: Make, client_fd: int, server_fd: int, client: Contexts, server: Contexts) -> tuple[Link, Link]:
     """Let two processes open the two ends of a stream; takes the descriptors over."""
     one, other = cast("RemoteTransport", make()), cast("RemoteTransport", make())
     return (
-        one.open(pass_on(client_fd), server=False, context=client.client if client else None),
-        other.open(pass_on(server_fd), server=True, context=server.server if server else None),
+        one.open(pass_on(client_fd), server=False, context=client.client),
+        other.open(pass_on(server_fd), server=True, context=server.server),
     )
 
 

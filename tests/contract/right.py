@@ -151,9 +151,8 @@ class RightRemote(PlainTransport):
     remote = True
     tls: Callable[..., Any] = TlsLink
 
-    def open(self, fd: int, *, server: bool, context: ssl.SSLContext | None) -> Any:
-        sock = socket.socket(fileno=fd)
-        return type(self).link(sock) if context is None else type(self).tls(sock, context, server=server)
+    def open(self, fd: int, *, server: bool, context: ssl.SSLContext) -> Any:
+        return type(self).tls(socket.socket(fileno=fd), context, server=server)
 
 
 class LineListener:

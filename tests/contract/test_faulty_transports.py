@@ -642,17 +642,16 @@ class LeaksAThread(PlainLink):
 class IgnoresTheContext(RightRemote):
     """Plain text between computers."""
 
-    def open(self, fd: int, *, server: bool, context: ssl.SSLContext | None) -> Any:
-        return super().open(fd, server=server, context=None)
+    def open(self, fd: int, *, server: bool, context: ssl.SSLContext) -> Any:
+        return self.adopt(fd)
 
 
 @found_by("refuses_strangers")
 class TrustsAnybody(RightRemote):
     """Encrypted, and with whom does not matter."""
 
-    def open(self, fd: int, *, server: bool, context: ssl.SSLContext | None) -> Any:
-        if context is not None:
-            context.verify_mode = ssl.CERT_NONE
+    def open(self, fd: int, *, server: bool, context: ssl.SSLContext) -> Any:
+        context.verify_mode = ssl.CERT_NONE
         return super().open(fd, server=server, context=context)
 
 

@@ -94,3 +94,8 @@ def test_two_nodes_of_a_deployment_must_have_the_same_minor_version() -> None:
     found = alike(NODE, second._replace(python=(3, 13, 0), wire=4, constellation="0.3.0"))
     assert [row.what for row in found.rows if row.is_wrong] == ["wire version", "Python"]
     assert found.commands[0] == "on n1: pip install constellation==0.3.0"
+
+
+def test_what_is_lacking_is_said_with_what_is_there() -> None:
+    """For the log of a node."""
+    assert str(Lack("numpy>=2", "1.26")) == "numpy>=2 (1.26)"

@@ -70,6 +70,7 @@ def test_project_is_read() -> None:
     found = from_project(text, "pyproject.toml")
     assert (found.source, found.requirements, found.python) == ("pyproject.toml", ("a", "b>1"), ">=3.11")
     assert extras_of_project(text, "pyproject.toml", frozenset({"t", "gone"})) == ("c",)
+    assert extras_of_project("[project]\noptional-dependencies = 1\n", "p", frozenset({"t"})) == ()
     assert from_project("[tool.x]\ny = 1\n", "pyproject.toml").source == ""
 
 
@@ -126,6 +127,7 @@ git+https://example.org/x.git#egg=x
     assert found.local == ("wheels", "./wheels/lib-1-py3-none-any.whl")
     assert found.own_extras == frozenset({"test", "docs"})
     assert from_lines("", "r").own_extras is None
+    assert from_lines("a \\", "r").requirements == ("a",)
 
 
 @pytest.mark.parametrize(
