@@ -31,6 +31,16 @@ PLUGGED_TRIPS = ("int", 10_000)
 PLUGGED_STREAM = ("dict", 200_000)
 """What is measured with so many plugins enabled, and without."""
 BURST = 100
+TRACKED_PHASES = 80
+"""With and without the tracking of waits, in turns."""
+SLOW = 20
+SLOW_S = 12.0
+"""Programs that are only slow, and for how long."""
+ENDED = 500
+"""Processes that Ctrl-C ends."""
+PLACING_NODES = (1_000, 10_000, 100_000)
+PLACED = 1_000_000
+"""Nodes and demands of the placement machine."""
 WAITING = 10
 IDLE_S = 2.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,22 @@ from benchmarks.measure import (
     BULKS,
     BURST,
     COMPUTING,
+    ENDED,
     IDLE_S,
+    PLACING_NODES,
     PLUGGED_STREAM,
     PLUGGED_TRIPS,
     PLUGINS,
     ROUND_TRIPS,
+    SLOW,
     STREAMS,
 )
 from benchmarks.table import OURS, Row, Target
 
 FOLDER = Path(__file__).resolve().parent
 PLUGGED = str(FOLDER / "plugged.py")
+TRACKED = 0.98
+"""At most 2 % slower."""
 UNCHANGED = 0.95
 """Of what is to stay as it is, a round's ratio within the noise."""
 
@@ -39,6 +45,10 @@ class Command:
     """How often in a round; the median counts."""
     names: tuple[str, ...] = ()
     """The peers that the program names itself, as far as rows name them."""
+    rounds: int = 1_000
+    """Only the first rounds run it: for what takes minutes and hardly varies."""
+    limit_s: float = 120.0
+    """A run that takes longer is ended and counts as failed."""
 
 
 def ours(workload: str, needs: str = "", repeats: int = 1) -> Command:
@@ -87,6 +97,10 @@ WORKLOADS: dict[str, list[Command]] = {
     "await": [ours("await"), ours("await-uvloop", "uvloop"), *peers("await", "asyncio", "uvloop")],
     "spawn": [ours("spawn"), *peers("spawn", "fork", "forkserver", "spawn")],
     "waiting": [ours("waiting"), *peers("waiting", "fork", "forkserver", "spawn")],
+    "tracking": [Command("", (str(FOLDER / "tracking.py"),), names=(OURS, "untracked"))],
+    "standing": [Command(OURS, (str(FOLDER / "standing.py"),), rounds=2)],
+    "ending": [Command(OURS, (str(FOLDER / "ending.py"),))],
+    "placing": [Command(OURS, (str(FOLDER / "placing.py"),), rounds=1, limit_s=900.0)],
     "plugins": [
         Command(OURS, (PLUGGED, "enabled")),
         Command("none enabled", (PLUGGED, "none")),
@@ -130,6 +144,20 @@ def rows() -> list[Row]:
     out.append(Row(f"spawn burst of {BURST}", "/s", False, "fork", (Target(500),)))
     out.append(Row("waiting process, PSS", "MiB", True, "forkserver", (Target(3),)))
     out.append(Row(f"waiting process, wake-ups in {IDLE_S:.0f} s", "", True, None, (Target(0),)))
+    for what, unit in (("round trip int", "µs"), ("stream int", "/s"), ("await round trip int", "µs")):
+        goal = (Target(TRACKED, "untracked"),)
+        out.append(Row(f"waits tracked: {what}", unit, unit == "µs", "untracked", goal))
+    out.append(Row("a planted deadlock is named after", "s", True, None, (Target(6),)))
+    out.append(Row(f"alarms in {SLOW} slow programs", "", True, None, (Target(0),)))
+    out.append(Row(f"Ctrl-C: {ENDED} processes gone after", "s", True, None, (Target(1),)))
+    out.append(Row(f"Ctrl-C: {ENDED} with handlers of 0.5 s, gone after these and", "s", True, None, (Target(1),)))
+    for nodes in PLACING_NODES:
+        goals = (Target(25),) if nodes == max(PLACING_NODES) else ()
+        out.append(Row(f"placement on {nodes:,} nodes", "µs", True, None, goals))
+        out.append(Row(f"placement on {nodes:,} nodes: given back", "µs", True, None, goals))
+    least, most = min(PLACING_NODES), max(PLACING_NODES)
+    growth = f"placement: times as long on {most:,} nodes as on {least:,}"
+    out.append(Row(growth, "", True, None, (Target(round(math.log(most) / math.log(least), 2)),)))
     out += latency(
         f"{PLUGINS} plugins: round trip {PLUGGED_TRIPS[0]}", "µs", "none enabled", Target(UNCHANGED, "none enabled")
     )

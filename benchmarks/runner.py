@@ -48,7 +48,7 @@ def environment() -> dict[str, str]:
     return out | {"PYTHONPATH": os.pathsep.join(path), "CONSTELLATION_FORMAT": "raw"}
 
 
-def run(arguments: Sequence[str], limit_s: float = LIMIT_S, **more: str) -> tuple[str, str | None]:
+def run(arguments: Sequence[str], limit_s: float = 120.0, **more: str) -> tuple[str, str | None]:
     """Run one process tree to its end.
 
     Args:
@@ -155,11 +155,13 @@ def run_rounds(workloads: Sequence[str], rounds: int, scale: float, say: Callabl
                 continue
             turn = index % len(commands)
             for command in [*commands[turn:], *commands[:turn]]:
+                if index >= command.rounds:
+                    continue
                 label = f"round {index + 1}/{rounds} {workload}: {command.peer or 'all'}"
                 say(label)
                 gathered = []
                 for _ in range(command.repeats):
-                    output, problem = run(interpreter(command, scale))
+                    output, problem = run(interpreter(command, scale), command.limit_s)
                     gathered.append(figures_in(output, command.peer))
                     if problem is not None:
                         problem = f"{workload} of {command.peer or 'all'} {problem}"

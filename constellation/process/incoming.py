@@ -261,7 +261,9 @@ class Incoming:
             self._want = self.received + size
             runtime = self.peer.runtime
             if not self._widened and not self._widen(runtime.credit):
-                self._widen(self._want - self.taken)
+                # Not beyond the credit: what is taken is reported by the window, and a sender that waits for its credit
+                # would not hear of it.
+                self._widen(min(self._want - self.taken, runtime.credit))
             is_whole = self.taken + self.window < self._want and bool(
                 self.waiters or (leaving and runtime.may_drain(self, self._want - self.taken))
             )

@@ -182,3 +182,20 @@ def test_two_that_send_each_other_within_the_credit(run_program: RunProgram, tmp
         assert watch(pid).block().ok
     """
     passes(run_program, tmp_path, source)
+
+
+def test_a_credit_below_the_window(run_program: RunProgram, tmp_path: Path) -> None:
+    """Values far above it and below it in turns: what was taken of the large ones is reported, and nobody waits for ever."""
+    source = """
+        import random
+        sizes = [300_000, 5000, 5000, 20_000, 20_000, 20_000, 30]
+        rng = random.Random(1)
+        sizes += [rng.choice((1, 30, 200, 5000, 20_000, 300_000)) for _ in range(150)]
+        def child():
+            s = Sender(parent())
+            for n, size in enumerate(sizes):
+                s.send((n, bytes(size))).block()
+        init()
+        assert [(n, len(data)) for n, data in Receiver(spawn(child).block())] == list(enumerate(sizes))
+    """
+    passes(run_program, tmp_path, source, env={"CONSTELLATION_CREDIT": "500"}, timeout=20)
