@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from constellation.core.pid import Pid as Pid
     from constellation.core.resources import Resources as Resources
     from constellation.core.status import ExitStatus as ExitStatus
+    from constellation.core.where import AwayFrom as AwayFrom
     from constellation.process.channel import Receiver as Receiver
     from constellation.process.channel import Sender as Sender
     from constellation.process.names import link as link
@@ -76,6 +77,7 @@ _HOMES = {
     "Pid": "core.pid",
     "Resources": "core.resources",
     "ExitStatus": "core.status",
+    "AwayFrom": "core.where",
     "ChildSpec": "core.childspec",
     "Supervisor": "supervisor",
     **dict.fromkeys(("Receiver", "Sender"), "process.channel"),
@@ -86,7 +88,7 @@ _HOMES = {
     **dict.fromkeys(("Deployment", "init"), "process.start"),
 }
 __all__ = [  # written out, because type checkers and the reference builder read it; a test compares the two
-    "ChannelClosed", "ChannelError", "ChannelInUse", "ChildSpec", "ConstellationError", "Deployment", "ExitStatus",
+    "AwayFrom", "ChannelClosed", "ChannelError", "ChannelInUse", "ChildSpec", "ConstellationError", "Deployment", "ExitStatus",
     "HandshakeError", "Infeasible", "InternalError", "NameInUse", "NoCapacity", "Operation", "PeerDied", "Pid",
     "PluginError", "Receiver", "Resources", "Sender", "SerializationError", "SpawnError", "SpawnStalled",
     "SupervisionError", "Supervisor", "TypeMismatch", "UsageError", "WouldBlock", "init", "join", "kill", "link",

@@ -52,7 +52,7 @@ def node(context: click.Context, /, address: str, **options: Any) -> NoReturn:
 
     On loopback no credential is needed; elsewhere see `constellation keygen`. Exit codes: 0 stopped, 2 wrong use,
     3 the address or the credential cannot be used.
-    """
+    """  # noqa: D301  # the mark is click's
     sys.exit(serve(_config(context, address, options, None)))
 
 
@@ -84,7 +84,7 @@ def master(context: click.Context, /, address: str, nodes: str | None, **options
         cpu = 16
 
     Exit codes: 0 stopped, 2 wrong use, 3 the address or the credential cannot be used.
-    """
+    """  # noqa: D301  # the mark is click's
     entries = list(read_nodes(nodes).nodes) if nodes is not None else []
     config = _config(context, address, options, [entry._asdict() for entry in entries])
     config |= {key: options[key] for key in ("lease", "scheduler")}

@@ -55,7 +55,7 @@ def deploy(
     Sends the program's folder as git sees it, shows what the processes write, and passes stdin and Ctrl-C on. Exit codes:
     the program's (see the tutorial), 130 after Ctrl-C, 2 wrong use, 3 bridge unreachable or refused, 4 the program was
     refused before it ran.
-    """
+    """  # noqa: D301  # the mark is click's
     from constellation.fabric.client import Client
     from constellation.fabric.loop import Loop
     from constellation.fabric.sending import collect
@@ -148,7 +148,7 @@ def attach(*, credential: str | None, format_: str | None, bridge: str, deployme
     \b
     Example:
         constellation attach 10.0.0.1:5001 3fecd01
-    """
+    """  # noqa: D301  # the mark is click's
     _watch(bridge, deployment, credential, format_, is_following=True)
 
 
@@ -164,7 +164,7 @@ def logs(*, credential: str | None, format_: str | None, follow: bool, bridge: s
     \b
     Example:
         constellation logs 10.0.0.1:5001 3fecd01
-    """
+    """  # noqa: D301  # the mark is click's
     _watch(bridge, deployment, credential, format_, is_following=follow)
 
 
@@ -197,7 +197,7 @@ def nodes(*, credential: str | None, bridge: str) -> None:
     \b
     Example:
         constellation nodes 10.0.0.1:5001
-    """
+    """  # noqa: D301  # the mark is click's
     _show(("NODE", "ADDRESS", "STATE", "MEMORY", "CORES", "LABELS", "VERSION"), _ask(bridge, credential, "nodes"))
 
 
@@ -210,7 +210,7 @@ def ps(*, credential: str | None, bridge: str) -> None:
     \b
     Example:
         constellation ps 10.0.0.1:5001
-    """
+    """  # noqa: D301  # the mark is click's
     columns = ("DEPLOYMENT", "PROGRAM", "PROCESS", "FUNCTION", "NODE", "RESOURCES", "STATE")
     _show(columns, _ask(bridge, credential, "ps"))
 
@@ -225,7 +225,7 @@ def kill(*, credential: str | None, bridge: str, deployment: str) -> None:
     \b
     Example:
         constellation kill 10.0.0.1:5001 3fecd01
-    """
+    """  # noqa: D301  # the mark is click's
     _ask(bridge, credential, "kill", deployment)
 
 
@@ -239,7 +239,7 @@ def drain(*, credential: str | None, bridge: str, name: str) -> None:
     \b
     Example:
         constellation drain 10.0.0.1:5001 big
-    """
+    """  # noqa: D301  # the mark is click's
     _ask(bridge, credential, "drain", name)
 
 

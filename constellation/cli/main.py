@@ -44,6 +44,10 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if ":" in name and name not in self.commands:
+            # As in the original: an address alone is a node's, with a file behind it the master's.
+            role = "master" if any(each.endswith(".toml") for each in args[1:]) else "node"
+            return role, self.commands[role], args
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             near = difflib.get_close_matches(name, self.commands, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(self.commands))}"

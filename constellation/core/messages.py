@@ -25,7 +25,7 @@ class Ready(NamedTuple):
 
 
 class Spawn(NamedTuple):
-    """process -> node: place and start a process. ``wait`` is False for try_spawn."""
+    """process -> node: place and start a process. ``wait`` is False for try_spawn; ``on`` (core/where.py) says where."""
 
     request: int
     function: str
@@ -33,6 +33,7 @@ class Spawn(NamedTuple):
     resources: list[Any]
     wait: bool
     payload: bytes
+    on: list[Any] = []  # noqa: RUF012  # never changed
 
 
 class Connect(NamedTuple):

@@ -26,10 +26,12 @@ import heapq
 from collections import OrderedDict
 from typing import NamedTuple, TypeAlias
 
+from constellation.core.among import place_among
 from constellation.core.contracts import NodeView, Scheduler
 from constellation.core.errors import InternalError, PluginError
 from constellation.core.finding import place_of_raise
 from constellation.core.resources import Resources
+from constellation.core.where import ANYWHERE, Where
 
 AGED_S = 5.0
 """Seconds after which a blocked head lets nobody pass; as the lease: the time that this fabric takes for a disturbance."""
@@ -107,6 +109,9 @@ class _Node:
         self.held = view.capacity - view.free
         self.demands: dict[int, None] = {}
 
+    def fulfils(self, where: Where) -> bool:
+        return where.allows(self.id, self.name, self.labels)
+
     @property
     def free(self) -> Resources:
         held = self.held
@@ -147,10 +152,11 @@ class _Line:
     An OrderedDict, for the first key of a dict costs as many steps as keys have been removed before it.
     """
 
-    __slots__ = ("demand", "waiters")
+    __slots__ = ("demand", "waiters", "where")
 
-    def __init__(self, demand: Resources) -> None:
+    def __init__(self, demand: Resources, where: Where) -> None:
         self.demand = demand
+        self.where = where
         self.waiters: OrderedDict[int, _Waiter] = OrderedDict()
 
     @property
@@ -173,7 +179,7 @@ class Placement:
         self._nodes: dict[int, _Node] = {}
         self._holders: dict[int, _Holder] = {}
         self._waiters: dict[int, _Waiter] = {}
-        self._lines: dict[Resources, _Line] = {}
+        self._lines: dict[tuple[Resources, Where], _Line] = {}
         # One entry for each line, by the number of its first waiter, brought up to date when it is taken.
         self._order: list[tuple[int, _Line]] = []
         # Distinct capacities, with the nodes that have each: what a refusal looks at.
@@ -236,7 +242,9 @@ class Placement:
         """What is held on a node, without the shares that are lent."""
         return self._nodes[node_id].held
 
-    def submit(self, demand_id: int, demand: Resources, wait: bool, now: float) -> list[Effect]:
+    def submit(
+        self, demand_id: int, demand: Resources, wait: bool, now: float, where: Where = ANYWHERE
+    ) -> list[Effect]:
         """Take a demand.
 
         Args:
@@ -244,26 +252,27 @@ class Placement:
             demand: What it asks for.
             wait: Whether it may wait (spawn), or is refused if there is no room at once (try_spawn).
             now: Seconds, on a clock that does not go back.
+            where: On which nodes it may be.
         """
         if demand_id in self._holders or demand_id in self._waiters:
             raise InternalError(f"demand {demand_id} has been submitted twice")
         self._now = max(self._now, now)
         if self._waiters and not wait:
-            if not self._is_feasible(demand):
-                return [self._refuse(demand_id, "Infeasible", self._say_infeasible(demand))]
+            if not self._is_feasible(demand, where):
+                return [self._refuse(demand_id, "Infeasible", self._say_infeasible(demand, where))]
             return [self._refuse(demand_id, "NoCapacity", self._say_queue(demand))]
-        if demand not in self._lines:
+        if (demand, where) not in self._lines:
             try:
-                node = self._find(demand, self._head())
+                node = self._find(demand, where, self._head())
             except PluginError as error:
                 return [self._refuse(demand_id, "PluginError", str(error))]
             if node is not None:
                 return [self._place(demand_id, demand, node)]
-            if not self._is_feasible(demand):
-                return [self._refuse(demand_id, "Infeasible", self._say_infeasible(demand))]
+            if not self._is_feasible(demand, where):
+                return [self._refuse(demand_id, "Infeasible", self._say_infeasible(demand, where))]
         if not wait:
             return [self._refuse(demand_id, "NoCapacity", self._say_full(demand))]
-        self._enqueue(demand_id, demand, now)
+        self._enqueue(demand_id, demand, where, now)
         return [Queued(demand_id)]
 
     def released(self, demand_id: int, now: float) -> list[Effect]:
@@ -336,7 +345,7 @@ class Placement:
         """
         used, lent = _NOTHING, 0
         for node in self._nodes.values():
-            assert node.id in self._capacities[node.capacity]
+            assert node.is_draining or node.id in self._capacities[node.capacity]
             held = _NOTHING
             for demand_id in node.demands:
                 holder = self._holders[demand_id]
@@ -348,17 +357,18 @@ class Placement:
                 assert node.free <= node.capacity  # and computing it has shown that only cores are over-committed
         assert (used, lent) == (self._used, self._lent)
         assert sum(len(node.demands) for node in self._nodes.values()) == len(self._holders)
-        assert sum(len(alike) for alike in self._capacities.values()) == len(self._nodes)
+        alike = sum(len(nodes) for nodes in self._capacities.values())
+        assert alike == sum(not node.is_draining for node in self._nodes.values())
         numbers = [waiter.number for waiter in self._waiters.values()]
         assert numbers == sorted(numbers)
         assert sum(len(line.waiters) for line in self._lines.values()) == len(self._waiters)
-        assert all(line.waiters and line.demand == demand for demand, line in self._lines.items())
+        assert all(line.waiters and (line.demand, line.where) == key for key, line in self._lines.items())
         head = self._head()
         if head is not None and self._nodes:
             assert self._limited
             assert head is next(iter(self._waiters.values()))
-            assert self._broken or self._scheduler.place(head.line.demand) is None
-            assert all(self._is_feasible(demand) for demand in self._lines)
+            assert self._broken or self._ask(head.line.demand, head.line.where) is None
+            assert all(self._is_feasible(*key) for key in self._lines)
 
     def _fill(self, now: float) -> list[Effect]:
         """Place what fits now, in the order of arrival."""
@@ -373,7 +383,7 @@ class Placement:
             heapq.heappop(self._order)
             waiter = line.first
             try:
-                node = self._find(line.demand, head)
+                node = self._find(line.demand, line.where, head)
             except PluginError as error:
                 effect: Effect = self._refuse(waiter.demand_id, "PluginError", str(error))
             else:
@@ -390,7 +400,7 @@ class Placement:
             heapq.heappush(self._order, (line.first.number, line))
         return effects
 
-    def _find(self, demand: Resources, head: _Waiter | None) -> _Node | None:
+    def _find(self, demand: Resources, where: Where, head: _Waiter | None) -> _Node | None:
         """The node for a demand now, or None; counts when it passes the blocked ``head``.
 
         Raises:
@@ -398,7 +408,7 @@ class Placement:
         """
         if not self._limited:
             return next(iter(self._nodes.values()), None)
-        node_id = self._ask(demand)
+        node_id = self._ask(demand, where)
         if node_id is None:
             return None
         node = self._nodes.get(node_id) if type(node_id) is int else None
@@ -407,19 +417,28 @@ class Placement:
             raise PluginError(f"scheduler {self._scheduler.name!r} placed {demand} on node {node_id!r}: {known}")
         if head is not None:
             is_aged = head.passed >= PASSES or self._now - head.since >= AGED_S
-            if is_aged and head.line.demand <= node.capacity:
+            if is_aged and head.line.demand <= node.capacity and node.fulfils(head.line.where):
                 return None
             head.passed += 1
             self._passed += 1
         return node
 
-    def _ask(self, demand: Resources) -> int | None:
+    def _ask(self, demand: Resources, where: Where) -> int | None:
         if self._broken:
             raise PluginError(self._broken)
         try:
-            return self._scheduler.place(demand)
+            if where is ANYWHERE or where == ANYWHERE:
+                return self._scheduler.place(demand)
+            allowed = [node.id for node in self._nodes.values() if node.fulfils(where) and not node.is_draining]
+            if not allowed:
+                return None
+            return place_among(self._scheduler, demand, allowed, where.node_id, self._view_of)
         except (Exception, SystemExit) as error:  # the border to foreign code
             raise PluginError(self._say_raised(error, "place")) from error
+
+    def _view_of(self, node_id: int) -> NodeView | None:
+        node = self._nodes.get(node_id)
+        return None if node is None else node.view()
 
     def _tell(self, method: str, what: NodeView | int) -> None:
         if self._broken:
@@ -463,11 +482,11 @@ class Placement:
         self._used -= holder.demand
         self._lent -= holder.lends
 
-    def _enqueue(self, demand_id: int, demand: Resources, now: float) -> None:
+    def _enqueue(self, demand_id: int, demand: Resources, where: Where, now: float) -> None:
         self._arrived += 1
-        line = self._lines.get(demand)
+        line = self._lines.get((demand, where))
         if line is None:
-            line = self._lines[demand] = _Line(demand)
+            line = self._lines[demand, where] = _Line(demand, where)
             heapq.heappush(self._order, (self._arrived, line))
         waiter = _Waiter(demand_id, self._arrived, now, line)
         line.waiters[demand_id] = waiter
@@ -477,7 +496,7 @@ class Placement:
         del self._waiters[waiter.demand_id]
         del waiter.line.waiters[waiter.demand_id]
         if not waiter.line.waiters:
-            del self._lines[waiter.line.demand]
+            del self._lines[waiter.line.demand, waiter.line.where]
 
     def _first_line(self) -> _Line | None:
         """The line whose first waiter has waited longest; its entry is then the first in the order."""
@@ -495,17 +514,20 @@ class Placement:
         line = self._first_line()
         return None if line is None else line.first
 
-    def _is_feasible(self, demand: Resources) -> bool:
+    def _is_feasible(self, demand: Resources, where: Where) -> bool:
         """Whether some node could hold the demand if it were empty, or nothing is known that speaks against it."""
         if not self._limited or not self._capacities:
             return True
+        if where != ANYWHERE:
+            nodes = (node for node in self._nodes.values() if node.fulfils(where) and not node.is_draining)
+            return any(demand <= node.capacity for node in nodes)
         return any(demand <= capacity for capacity in self._capacities)
 
     def _refuse_infeasible(self) -> list[Effect]:
         """Refuse what waits in vain after the nodes have changed."""
         effects: list[Effect] = []
-        for line in [line for line in self._lines.values() if not self._is_feasible(line.demand)]:
-            text = self._say_infeasible(line.demand)
+        for line in [line for line in self._lines.values() if not self._is_feasible(line.demand, line.where)]:
+            text = self._say_infeasible(line.demand, line.where)
             for waiter in list(line.waiters.values()):
                 self._dequeue(waiter)
                 effects.append(self._refuse(waiter.demand_id, "Infeasible", text))
@@ -515,7 +537,9 @@ class Placement:
         self._refused += 1
         return RefusedDemand(demand_id, kind, text)
 
-    def _say_infeasible(self, demand: Resources) -> str:
+    def _say_infeasible(self, demand: Resources, where: Where) -> str:
+        if where != ANYWHERE:
+            return self._say_nowhere(demand, where)
         have = [_amounts(capacity) for capacity in self._capacities]
         short = "mem"
         for name, amount in _amounts(demand).items():
@@ -525,6 +549,14 @@ class Placement:
         node = self._largest(short)
         by = "" if short == "mem" else f" by {short}"
         return f"cannot place {demand}: largest node{by} has {node.capacity} ({node.name}); ask for less or add a node"
+
+    def _say_nowhere(self, demand: Resources, where: Where) -> str:
+        fulfilling = [node for node in self._nodes.values() if node.fulfils(where) and not node.is_draining]
+        if fulfilling:
+            node = max(fulfilling, key=lambda each: (each.capacity.mem, each.capacity.cpu_millionths))
+            return f"cannot place {demand} {where}: the largest such node has {node.capacity} ({node.name})"
+        names = ", ".join(node.name for node in list(self._nodes.values())[:8])
+        return f"cannot place {demand} {where}: there is no such node among {names}"
 
     def _say_full(self, demand: Resources) -> str:
         if not self._nodes:

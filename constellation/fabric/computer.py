@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from constellation.core.where import ANYWHERE, Where
+
 if TYPE_CHECKING:
     from constellation.core.messages import Message
     from constellation.core.placement import Effect, Placement
@@ -145,7 +147,9 @@ class Room(Protocol):
         """The name of a node."""
         ...
 
-    def submit(self, demand_id: int, demand: Resources, now: float, *, wait: bool) -> list[Effect]:
+    def submit(
+        self, demand_id: int, demand: Resources, now: float, *, wait: bool, where: Where = ANYWHERE
+    ) -> list[Effect]:
         """Ask for room."""
         ...
 

@@ -22,6 +22,7 @@ from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
 from constellation.core.resources import Resources
 from constellation.core.status import ExitStatus
+from constellation.core.where import from_fields
 from constellation.fabric.books import Member, Wish, close_fds
 from constellation.fabric.computer import Order
 from constellation.fabric.registry import Registry
@@ -194,11 +195,12 @@ class Coordinator:
             return
         try:
             demand = Resources.from_fields(message.resources)
+            where = from_fields(message.on)
         except ValueError as error:
             self._answer_failure(member, message.request, "UsageError", str(error))
             return
         number = self._master.next_number()
-        effects = self._master.submit(number, demand, self._loop.now(), wait=message.wait)
+        effects = self._master.submit(number, demand, self._loop.now(), wait=message.wait, where=where)
         self._wishes[number] = Wish(member, message, demand, fds[:1])
         member.wishes[number] = None
         del fds[:1]
@@ -484,7 +486,9 @@ class Coordinator:
         number = self._master.next_number()
         self._wishes[number] = wish
         wish.spawner.wishes[number] = None
-        self.carry_out(self._master.submit(number, wish.resources, self._loop.now(), wait=True))
+        self.carry_out(
+            self._master.submit(number, wish.resources, self._loop.now(), wait=True, where=from_fields(wish.message.on))
+        )
 
     def _after_end(self, member: Member, status: ExitStatus | None) -> None:
         self._registry.ended(member, status)  # first: who hears of this end finds the name free

@@ -19,6 +19,7 @@ from constellation.core.contracts import NodeView
 from constellation.core.placement import Displaced, Effect, Placed, Placement, Queued, RefusedDemand
 from constellation.core.resources import Resources, format_amount, format_mem
 from constellation.core.trunk import Specification
+from constellation.core.where import ANYWHERE, Where
 from constellation.fabric.deployments import Deployment, RemoteComputer
 from constellation.fabric.rebuilding import Held, Rebuild
 
@@ -141,9 +142,11 @@ class Share:
         record = self._master.nodes.get(node_id)
         return record.name if record is not None else f"node {node_id}"
 
-    def submit(self, demand_id: int, demand: Resources, now: float, *, wait: bool) -> list[Effect]:
+    def submit(
+        self, demand_id: int, demand: Resources, now: float, *, wait: bool, where: Where = ANYWHERE
+    ) -> list[Effect]:
         """Ask for room."""
-        return self._mine(self.placement.submit(demand_id, demand, wait, now))
+        return self._mine(self.placement.submit(demand_id, demand, wait, now, where))
 
     def released(self, demand_id: int, now: float) -> list[Effect]:
         """Give the room of a demand back."""

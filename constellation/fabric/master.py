@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from constellation.core.contracts import NodeView, Scheduler
 from constellation.core.placement import Effect, Placement
 from constellation.core.resources import MILLIONTHS, Resources
+from constellation.core.where import ANYWHERE, Where
 
 if TYPE_CHECKING:
     from constellation.fabric.computer import Computer
@@ -66,8 +67,16 @@ class Master:
         """The name of a node."""
         return self.node.name
 
-    def submit(self, demand_id: int, demand: Resources, now: float, *, wait: bool) -> list[Effect]:
-        """Ask for room."""
+    def submit(
+        self,
+        demand_id: int,
+        demand: Resources,
+        now: float,
+        *,
+        wait: bool,
+        where: Where = ANYWHERE,
+    ) -> list[Effect]:
+        """Ask for room. There is one node: what was said for a fabric is not asked of it."""
         return self.placement.submit(demand_id, demand, wait, now)
 
     def released(self, demand_id: int, now: float) -> list[Effect]:

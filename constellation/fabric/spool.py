@@ -1,8 +1,9 @@
 """What a bridge keeps of a deployment's events: on disk, in segments, until they have been read, and not without bound.
 
 One folder a deployment. A segment is a file named after the number of its first event; a record is its length, u32 big
-endian, and msgpack of ``[number, fields, node, message]``: the event, and the message of a node that it came of, if any. What was written is in the page cache: it outlives the bridge, not the
-computer. A record that a killed bridge has written in part is cut off at the next start.
+endian, and msgpack of ``[number, fields, node, message]``: the event, and the message of a node that it came of, if any.
+What was written is in the page cache: it outlives the bridge, not the computer. A record that a killed bridge has written
+in part is cut off at the next start.
 """
 
 from __future__ import annotations

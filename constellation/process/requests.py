@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from constellation.core import errors
+from constellation.core import errors, where
 from constellation.core.errors import SpawnError, UsageError
 from constellation.core.messages import (
     PAYLOAD_INLINE,
@@ -29,6 +29,7 @@ from constellation.process import runtime as runtimes
 from constellation.process.operations import FRESH, Operation, Source, wait
 
 if TYPE_CHECKING:
+    from constellation.core.where import On
     from constellation.core.why import Need
     from constellation.process.control import Request
     from constellation.process.runtime import Runtime
@@ -124,11 +125,12 @@ class _Withdrawn(Exception):
 
 
 class _Spawn(_Asking[Pid]):
-    __slots__ = ("_call", "_function", "_payload", "_place", "_resources", "_waits")
+    __slots__ = ("_call", "_function", "_on", "_payload", "_place", "_resources", "_waits")
 
     def __init__(
-        self, runtime: Runtime, call: tuple[Any, ...], resources: Resources, place: str, *, waits: bool
+        self, runtime: Runtime, call: tuple[Any, ...], resources: Resources, on: On, place: str, *, waits: bool
     ) -> None:
+        self._on = [] if on is None else where.fields_of(on)
         self._call = call
         self._function = function_name(call[0])
         self._resources = resources
@@ -145,7 +147,13 @@ class _Spawn(_Asking[Pid]):
             payload = self._payload = encode_call(*self._call)
         inline = len(payload) <= PAYLOAD_INLINE
         message = Spawn(
-            number, self._function, self._place, self._resources.to_fields(), self._waits, payload if inline else b""
+            number,
+            self._function,
+            self._place,
+            self._resources.to_fields(),
+            self._waits,
+            payload if inline else b"",
+            self._on,
         )
         if inline:
             self._runtime.control.send(message)
@@ -296,7 +304,7 @@ def function_name(fn: Any) -> str:
     return f"{module}:{name}"[:500]
 
 
-def _spawning(fn: Any, args: Any, kwargs: Any, resources: Resources | None, *, waits: bool) -> _Spawn:
+def _spawning(fn: Any, args: Any, kwargs: Any, resources: Resources | None, on: On, *, waits: bool) -> _Spawn:
     runtime = runtimes.current()
     if not callable(fn):
         raise UsageError(f"cannot spawn {fn!r}: expected a function and its arguments, as in spawn(child, 3)")
@@ -305,7 +313,7 @@ def _spawning(fn: Any, args: Any, kwargs: Any, resources: Resources | None, *, w
     caller = sys._getframe(2)
     place = f"{caller.f_code.co_filename}:{caller.f_lineno}"[-1000:]
     demand = Resources() if resources is None else resources
-    return _Spawn(runtime, (fn, args, kwargs), demand, place, waits=waits)
+    return _Spawn(runtime, (fn, args, kwargs), demand, on, place, waits=waits)
 
 
 # The arguments are checked against the function's; with resources=, which Python's types cannot take out of them, the
@@ -316,8 +324,12 @@ def spawn(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Operati
 def spawn(  # type: ignore[overload-cannot-match]  # it matches where a keyword is not the function's
     fn: Callable[..., object], *args: Any, resources: Resources | None, **kwargs: Any
 ) -> Operation[Pid]: ...
+@overload
+def spawn(  # type: ignore[overload-cannot-match]  # as above
+    fn: Callable[..., object], *args: Any, on: On, resources: Resources | None = None, **kwargs: Any
+) -> Operation[Pid]: ...
 def spawn(  # type: ignore[misc]  # a function's own argument named resources cannot be given
-    fn: Callable[..., object], *args: Any, resources: Resources | None = None, **kwargs: Any
+    fn: Callable[..., object], *args: Any, resources: Resources | None = None, on: On = None, **kwargs: Any
 ) -> Operation[Pid]:
     """An operation: start a process that calls ``fn(*args, **kwargs)``; gives its Pid once it runs.
 
@@ -328,10 +340,12 @@ def spawn(  # type: ignore[misc]  # a function's own argument named resources ca
         fn: A function of any kind: of the main module or another, nested, a lambda, a method.
         *args: Its arguments; they are copied to the new process.
         resources: What the process demands; `Resources()` where it is None, not what the spawner has.
+        on: Where it may run: the name of a node, ``"NAME=VALUE"`` of a label, a Pid for the same node as that process, an
+            `AwayFrom` for another one, or a list of these, all of which must hold. In local mode it is ignored.
         **kwargs: Its keyword arguments.
 
     Raises:
-        UsageError: Before `init`; ``fn`` is not callable; ``resources`` is no Resources.
+        UsageError: Before `init`; ``fn`` is not callable; ``resources`` is no Resources; ``on`` cannot be read.
 
     The operation raises:
         Infeasible: No node could hold the demand, even empty.
@@ -339,7 +353,7 @@ def spawn(  # type: ignore[misc]  # a function's own argument named resources ca
         SpawnError: The process could not be started; says why.
         SerializationError: The function or an argument cannot be encoded; names the member.
     """
-    return _spawning(fn, args, kwargs, resources, waits=True)
+    return _spawning(fn, args, kwargs, resources, on, waits=True)
 
 
 @overload
@@ -348,8 +362,12 @@ def try_spawn(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Ope
 def try_spawn(  # type: ignore[overload-cannot-match]  # as above
     fn: Callable[..., object], *args: Any, resources: Resources | None, **kwargs: Any
 ) -> Operation[Pid]: ...
+@overload
+def try_spawn(  # type: ignore[overload-cannot-match]  # as above
+    fn: Callable[..., object], *args: Any, on: On, resources: Resources | None = None, **kwargs: Any
+) -> Operation[Pid]: ...
 def try_spawn(  # type: ignore[misc]  # as above
-    fn: Callable[..., object], *args: Any, resources: Resources | None = None, **kwargs: Any
+    fn: Callable[..., object], *args: Any, resources: Resources | None = None, on: On = None, **kwargs: Any
 ) -> Operation[Pid]:
     """An operation: as `spawn`, but fails at once where there is no room now. It does not overtake the queue.
 
@@ -357,7 +375,7 @@ def try_spawn(  # type: ignore[misc]  # as above
         NoCapacity: There is no room now.
         Infeasible, SpawnError, SerializationError: As for `spawn`.
     """
-    return _spawning(fn, args, kwargs, resources, waits=False)
+    return _spawning(fn, args, kwargs, resources, on, waits=False)
 
 
 def watch(pid: Pid) -> Operation[ExitStatus]:

@@ -87,7 +87,7 @@ class Cluster:
         self.daemons[name] = daemon
         return daemon
 
-    def command_on(self, name: str) -> list[str]:  # noqa: ARG002  # all are here
+    def command_on(self, name: str) -> list[str]:  # all are here
         """What starts a daemon."""
         return COMMAND
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Leftovers, nothing_left
-from tests.io.cluster import Cluster, cluster
+from tests.io.cluster import COMMAND, Cluster, cluster, free_ports
 
 TREE = """
     from constellation import Receiver, Resources, Sender, init, parent, spawn
@@ -129,6 +130,30 @@ def test_ctrl_c_ends_all_with_130(two: Cluster) -> None:
     assert running.returncode == 130
 
 
+def test_spawns_go_where_they_are_told(two: Cluster) -> None:
+    """By name, by the node of a process, away from one; what is nowhere is refused with the names that there are."""
+    source = """
+        from constellation import AwayFrom, Infeasible, init, pid, spawn, watch
+        def child():
+            pass
+        init()
+        for name in ("n1", "n2"):
+            there = spawn(child, on=name).block()
+            for on in (there, AwayFrom(there)):
+                watch(spawn(child, on=on).block()).block()
+        try:
+            spawn(child, on="rack=x").block()
+        except Infeasible as error:
+            print(error)
+    """
+    done = two.deploy(source, options=("--format", "json"))
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    nodes = [e["node"] for e in events if e["event"] == "spawn" and e["function"] == "prog:child"]
+    assert nodes == ["n1", "n1", "n2", "n2", "n2", "n1"], done
+    output = "".join(event["data"] for event in events if event["event"] == "output")
+    assert "with label rack=x: there is no such node among n1, n2" in output
+
+
 def test_processes_on_two_nodes_talk_to_each_other(tmp_path: Path, leftovers: Leftovers) -> None:
     """Each node has room for one process only, so the two are on different ones."""
     lines = ('mem = "150 MiB"\ncpu = 1', 'mem = "150 MiB"\ncpu = 1')
@@ -154,3 +179,53 @@ def test_processes_on_two_nodes_talk_to_each_other(tmp_path: Path, leftovers: Le
         assert {event["node"] for event in events if event["event"] == "spawn"} == {"n1", "n2"}, done
         output = "".join(event["data"] for event in events if event["event"] == "output")
         assert (output, done.returncode) == ("1 1\n1000 1000\n5000000 5000000\n", 0), done
+
+
+def test_an_address_alone_is_a_node_and_with_a_file_the_master(tmp_path: Path, leftovers: Leftovers) -> None:
+    """The original's two command lines."""
+    made = Cluster(tmp_path, leftovers, 2)
+    try:
+        for name, words in (("n1", (made.addresses[0], str(made.file))), ("n2", (made.addresses[1],))):
+            with open(tmp_path / f"{name}.log", "ab") as log:
+                made.daemons[name] = subprocess.Popen([*COMMAND, *words], env=made.environment, stderr=log)
+        made.wait_for_nodes()
+        done = made.run("nodes", made.bridge)
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["NODE", "n1", "n2"], done
+    finally:
+        made.stop()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("node", "nonsense"), "the port is missing"),
+        (("node", "127.0.0.1:99999"), "expected a number from 0 to 65535"),
+        (("node", "192.0.2.1:5000"), "is no address of this computer"),
+        (("master", "127.0.0.1:5000", "/no/such.toml"), "cannot read /no/such.toml"),
+        (("deploy", "127.0.0.1:5000", "/no/prog.py"), "/no/prog.py"),
+        (("node", "127.0.0.1:0", "--plugin", "nothing"), "nothing"),
+    ],
+)
+def test_wrong_use_is_refused_at_once_with_code_2(two: Cluster, words: tuple[str, ...], text: str) -> None:
+    """What was tried, with which value, what was expected."""
+    done = two.run(*words, timeout=10)
+    assert done.returncode == 2, done
+    assert text in done.stderr
+
+
+def test_an_address_in_use_is_named(two: Cluster) -> None:
+    """The second daemon on a port says so and ends."""
+    done = two.run("node", two.addresses[0], timeout=10)
+    assert done.returncode == 2
+    assert two.addresses[0] in done.stderr
+
+
+def test_a_bridge_that_is_not_there_is_named_with_the_step_that_failed(two: Cluster) -> None:
+    """Code 3, after the ten seconds in which a fabric may still be forming; a node's port is no bridge's."""
+    done = two.deploy("from constellation import init\ninit()")
+    assert done.returncode == 0
+    (port,) = free_ports(1)
+    done = two.run("nodes", f"127.0.0.1:{port}", timeout=30)
+    assert (done.returncode, f"cannot connect to 127.0.0.1:{port}: connection refused" in done.stderr) == (3, True), (
+        done
+    )
