@@ -22,6 +22,8 @@ from constellation.process.faults import is_of_program, words
 from constellation.process.reactor import EPOLLIN, EPOLLOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from constellation.core.contracts import Buffer, Link
     from constellation.process.incoming import Incoming
     from constellation.process.outgoing import Large, Outgoing
@@ -48,7 +50,7 @@ class Wire:
     """One link of a peer. All that writes holds `lock`; all that reads holds the reactor's role."""
 
     __slots__ = (
-        "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pos", "_refusal", "_until", "_wants_write",
+        "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pending", "_pos", "_refusal", "_until", "_wants_write",
         "bulk", "deferred", "fd", "life", "link", "lock", "number", "out", "peer", "reactor", "sent",
     )  # fmt: skip
 
@@ -65,6 +67,7 @@ class Wire:
         self.life = LinkLife()
         self.sent: list[int] = []
         self._got: list[bytes] = []
+        self._pending: Callable[[], bool] | None = None  # asks for what the descriptor does not tell of
         self._wants_write = False
         self._refusal: OSError | None = None  # what a write has raised
         self._data = b""
@@ -79,6 +82,7 @@ class Wire:
         """The node has made the link: begin to read and write."""
         with self.lock:
             fd = link.fileno()
+            self._pending = getattr(link, "pending", None)
             with Blocked():
                 self.link, self.number, self.fd = link, number, fd
                 self.reactor.watch(fd, self)
@@ -209,13 +213,31 @@ class Wire:
                 self.flush()
             if events == EPOLLOUT and self._refusal is None:
                 return
+        if self._read() and self._pending is not None:
+            self._read_pending()
+
+    def _read_pending(self) -> None:
+        """Read what the link holds and its descriptor does not tell of: nothing else would wake anybody for it."""
+        pending = self._pending
+        assert pending is not None
+        while self.link is not None:
+            try:
+                more = pending()
+            except Exception as error:  # a plugin's
+                self.fail(error)
+                return
+            if not more or not self._read():
+                return
+
+    def _read(self) -> bool:
+        """Read once, and take in what has come. False when there is nothing now, or nothing more."""
         link, got = self.link, self._got
         if link is None:
-            return
+            return False
         try:
             if self._body is not None:
                 if self._read_body(link):
-                    return
+                    return False
                 size = _READ_HEADER  # most likely the next chunk's: do not copy that one's body twice
             else:
                 size = _READ
@@ -223,15 +245,16 @@ class Wire:
         except BlockingIOError:
             if self._refusal is not None:  # ended for writing and not for reading: nobody would ever hear of it
                 self.fail(self._refusal)
-            return
+            return False
         except OSError as error:
             if is_of_program(error):
                 raise
             got += (b"",)
         except Exception as error:  # a plugin's
             self.fail(error)
-            return
+            return False
         self._take_in_checked()
+        return True
 
     def _take_in_checked(self) -> None:
         try:
@@ -260,6 +283,8 @@ class Wire:
             self.fail(error)
             return
         self._take_in_checked()
+        if self._pending is not None:
+            self._read_pending()
 
     def drain(self) -> None:
         """Take in what has come. The role is held; the peer writes no more."""

@@ -90,3 +90,35 @@ def test_a_plugin_s_transport_between_computers(tmp_path: Path, leftovers: Lefto
     assert said in output, done
     assert all(event["signal"] is None for event in events if event["event"] == "exit")
     assert {event["node"] for event in events if event["event"] == "spawn"} == {"n1", "n2"}
+
+
+SIZES = """
+    import random
+    from constellation import Receiver, Sender, init, parent, spawn
+    def child():
+        to = Sender(parent())
+        for size in Receiver(parent()):
+            to.send(bytes(size)).block()
+    init()
+    pid = spawn(child).block()
+    ask, come = Sender(pid), Receiver(pid)
+    chance = random.Random(1)
+    for near in (60, 16 << 10, 64 << 10, (256 << 10) + 60, (256 << 10) + 9000, 700_000):
+        for _ in range(10):
+            size = near + chance.randrange(-50, 50)
+            ask.send(size).block()
+            assert len(come.recv().block(timeout=20)) == size
+    print("all")
+"""
+
+
+def test_values_of_every_size_arrive_alone(tmp_path: Path, leftovers: Leftovers) -> None:
+    """Nothing comes after them that would wake a reader whose encrypted link holds the rest."""
+    made = Cluster(tmp_path, leftovers, 2, lines=LINES)
+    try:
+        made.start_all()
+        made.wait_for_nodes()
+        done = made.deploy(SIZES, options=("--format", "raw"))
+    finally:
+        made.stop()
+    assert (done.stdout, done.returncode) == ("all\n", 0), done

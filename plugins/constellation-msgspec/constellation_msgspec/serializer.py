@@ -69,10 +69,16 @@ def _replace_ints(value: Any) -> Any:
     if kind is int and not -(1 << 63) <= value < 1 << 64:
         return Ext(_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if kind is dict:
-        return {key: _replace_ints(member) for key, member in value.items()}
+        return {_check_key(key): _replace_ints(member) for key, member in value.items()}
     if kind is list or kind is tuple:
         return [_replace_ints(member) for member in value]
     return value
+
+
+def _check_key(key: Any) -> Any:
+    if type(key) is int and not -(1 << 63) <= key < 1 << 64:
+        raise TypeError(f"the key {short(key)} of a dict is an int beyond 64 bits: send it as text")
+    return key
 
 
 def _encode_any(value: Any) -> bytes:

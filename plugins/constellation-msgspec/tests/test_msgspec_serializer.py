@@ -113,7 +113,7 @@ def test_serializer_keeps_the_contract(check: Callable[[Callable[[], MsgspecSeri
     check(MAKE)
 
 
-@pytest.mark.parametrize(("stated", "value"), TYPED, ids=lambda part: str(part)[:40])
+@pytest.mark.parametrize(("stated", "value"), TYPED, ids=[str(stated)[-40:] for stated, _ in TYPED])
 def test_typed_value_comes_out_as_it_went_in(stated: Any, value: Any) -> None:
     """Equal, and of the same type, for each kind that msgspec knows, and for our own."""
     codec = MAKE().for_type(stated)
@@ -139,7 +139,7 @@ WRONG: list[tuple[Any, Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("stated", "value", "path", "reason"), WRONG, ids=lambda part: str(part)[:40])
+@pytest.mark.parametrize(("stated", "value", "path", "reason"), WRONG, ids=[reason for *_, reason in WRONG])
 def test_mismatch_names_the_member(stated: Any, value: Any, path: str, reason: str) -> None:
     """Where it lies, what was expected, what came."""
     codec = MAKE().for_type(stated)
@@ -203,6 +203,13 @@ def test_what_would_come_out_as_something_else_needs_a_type(value: Any, path: st
     assert caught.value.path == path
 
 
+def test_a_key_beyond_64_bits_is_refused_with_words() -> None:
+    """msgspec takes such an int as a value only, by our ext type."""
+    for encode in (MAKE().encode, MAKE().for_type(dict[int, int]).encode):
+        with pytest.raises(SerializationError, match="the key 18446744073709551616 of a dict is an int beyond 64 bits"):
+            encode({2**64: 1})
+
+
 def test_a_member_that_cannot_be_encoded_is_named_in_a_record_too() -> None:
     """Through Structs, dataclasses and containers."""
     order = Order({"a": Line([Point(1), Point(Unknown())])}, Colour.RED, None)  # type: ignore[arg-type]
@@ -226,7 +233,7 @@ def test_ends_without_a_type_get_plain_values() -> None:
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers() | st.binary(), inner),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(-(2**63), 2**64 - 1) | st.binary(), inner),
     max_leaves=20,
 )
 
