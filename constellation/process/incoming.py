@@ -64,6 +64,12 @@ class Assembly:
             at -= len(view)
         raise framing.FrameError(f"a chunk of {length} bytes that does not fit its value")
 
+    def give_up(self) -> None:
+        """The rest of the value never comes."""
+        for room in self._rooms:
+            if isinstance(room, BytesRoom):
+                room.give_up()
+
     def finish(self, decode: Callable[[Any], Any], check: Callable[[Any], None] | None) -> Any:
         """The value; the same each time."""
         if self._value is NOTHING:
@@ -299,9 +305,15 @@ class Incoming:
 
     def lose_rest(self) -> None:
         """The peer is gone: what has arrived whole stays, the rest never comes."""
-        self._assembly = None
+        self._give_up()
         self.settle()
         self.peer.reactor.touched += (self,)
+
+    def _give_up(self) -> None:
+        """The rest of a large value never comes."""
+        assembly, self._assembly = self._assembly, None
+        if assembly is not None:
+            assembly.give_up()
 
     def settle(self) -> None:
         """Give the budget back: the channel is over."""
@@ -366,7 +378,7 @@ class Incoming:
         """The sender has closed this incarnation."""
         if self.ended is None:
             self.ended = ChannelClosed(f"the sender {self.peer.pid} has closed {self.describe()}")
-        self._assembly = None  # begun, and given up where this end has been closed
+        self._give_up()  # begun, and given up where this end has been closed
         self.settle()
         self.peer.reactor.touched += (self,)
 

@@ -31,6 +31,13 @@ class BytesRoom:
         if size >= _HUGE:
             _ask_for_huge_pages(self.view)
 
+    def give_up(self) -> None:
+        """It is never filled. Else a stream that is found by the garbage collector complains of its view (Python 3.13)."""
+        try:
+            self.view.release()
+        except BufferError:  # somebody is just writing into it
+            pass
+
     def finish(self) -> bytes:
         """The bytes object; `view` is of no further use."""
         self.view.release()

@@ -96,6 +96,7 @@ class Wire:
             if link is not None:
                 self.reactor.forget(self.fd)
                 self.link = None
+                self._body = self._body_of = None
                 try:
                     link.close()
                 except Exception as error:  # a plugin's; there is nothing more to lose
