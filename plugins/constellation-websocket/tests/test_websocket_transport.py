@@ -186,6 +186,7 @@ def test_transport_keeps_the_contract(check: Check[WebSocketTransport]) -> None:
     check(WebSocketTransport)
 
 
+@pytest.mark.slow
 def test_transport_that_speaks_tls_itself_keeps_the_contract(certificate: Certificate) -> None:
     """With a certificate of its own the listener is a wss:// server."""
     settings = Settings(ca=certificate.file, certificate=certificate.file, key=certificate.key)
@@ -195,6 +196,7 @@ def test_transport_that_speaks_tls_itself_keeps_the_contract(certificate: Certif
     check_transport(lambda: WebSocketTransport(settings))
 
 
+@pytest.mark.slow
 @needs_nginx
 def test_contract_holds_through_a_reverse_proxy(nginx: Nginx) -> None:
     """All of the suite through nginx."""
