@@ -10,7 +10,8 @@ import click
 
 from constellation.cli.options import Shared, shared_options, split_pair
 from constellation.core.address import parse_address
-from constellation.core.errors import ConstellationError, HandshakeError, UsageError
+from constellation.core.errors import ConstellationError, DeployError, HandshakeError, UsageError
+from constellation.core.specification import fields_of_installation
 from constellation.core.trunk import Specification
 
 _CREDENTIAL = click.option(
@@ -58,16 +59,21 @@ def deploy(
     """  # noqa: D301  # the mark is click's
     from constellation.fabric.client import Client
     from constellation.fabric.loop import Loop
-    from constellation.fabric.sending import collect
+    from constellation.fabric.sending import collect, installation
 
     before: Shared = context.obj or Shared()
     shared = before.joined(Shared(format_, plugins, plugin_options))
     address = parse_address(bridge)
-    sent = collect(program, as_module=as_module, in_place=in_place)
+    try:
+        sent = collect(program, as_module=as_module, in_place=in_place, note=_note)
+    except DeployError as error:
+        _refuse(error, 4)
     specification = Specification(
         owner="",
         program=[*sent.program, *arguments],
+        script=sent.script,
         folder=sent.folder,
+        search=sent.search,
         environment=[list(split_pair(text, "NAME=VALUE")) for text in environment],
         manifest=sent.manifest,
         root=sent.root,
@@ -75,6 +81,7 @@ def deploy(
         options=[list(pair) for pair in shared.plugin_options],
         settings=_settings(),
         is_forced=env_of_node,
+        client=fields_of_installation(installation("here", shared.plugins)),
     )
     client = Client(
         Loop(),
@@ -104,9 +111,13 @@ def _credential(path: str | None, is_loopback: bool) -> Any:
         _refuse(error)
 
 
-def _refuse(error: ConstellationError) -> NoReturn:
+def _refuse(error: ConstellationError, code: int = 3) -> NoReturn:
     click.echo(f"constellation: {error}", err=True)
-    sys.exit(3)
+    sys.exit(code)
+
+
+def _note(text: str) -> None:
+    click.echo(f"constellation: {text}", err=True)
 
 
 def _leave(code: int) -> NoReturn:

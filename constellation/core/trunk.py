@@ -332,8 +332,10 @@ class Need(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """One chunk of files."""
+    """One chunk of files; to a node, no data: the master does not have it."""
 
+    deployment: bytes
+    """Whose answer to `Need` it is; empty from a client."""
     digest: bytes
     data: bytes
 
@@ -374,12 +376,16 @@ class Specification(NamedTuple):
     """Whose it is, from the credential of the one that deployed."""
     program: list[Any]
     """Arguments of the interpreter: ``["prog.py", "ARG"]`` or ``["-m", "pkg", "ARG"]``."""
+    script: str
+    """The file or folder that is run, relative to the root of the files; empty for a module."""
     folder: str
-    """The working folder, relative to the root of the files."""
+    """The working folder, relative to the root of the files; absolute where none were sent and it lies outside."""
+    search: list[Any]
+    """Folders, relative to the root of the files, for the end of sys.path."""
     environment: list[Any]
     """Pairs of name and value, for ``--env``."""
     manifest: list[Any]
-    """The files (core/bundle.py); empty: none were sent, ``root`` is where they are."""
+    """The chunks of the list of files, ``[[digest, size], ...]``; empty: no files were sent, ``root`` is where they are."""
     root: str
     plugins: list[Any]
     options: list[Any]
@@ -388,6 +394,8 @@ class Specification(NamedTuple):
     """Pairs of name and value: grace, linger, credit, scheduler, transport, serializer."""
     is_forced: bool
     """Whether the node's own Python is used as it is (``--env-of-node``)."""
+    client: list[Any]
+    """The installation that it is deployed from: Python's three numbers, wire version, version, pairs of plugin and version."""
 
 
 # -- BRIDGE and CLIENT -------------------------------------------------------------------------------------------------

@@ -6,13 +6,17 @@ holds no process and no demand: killed and started again it reads its spools and
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+import msgpack
+
 from constellation.core import trunk
+from constellation.core.errors import ConstellationError, DeployError
 from constellation.core.role import DEPLOYER, Role, check_role
-from constellation.core.trunk import Specification
+from constellation.core.specification import read_specification
 from constellation.fabric.conduit import Conduit
 from constellation.fabric.spool import Spool
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     import socket
 
     from constellation.core.preamble import Preamble
+    from constellation.fabric.depot import Depot
     from constellation.fabric.loop import Loop
 
 REJOIN_S: Final = 30.0
@@ -32,6 +37,13 @@ KEPT_S: Final = 7 * 86400.0
 
 _WAIT_FOR_MASTER_S: Final = 10.0
 """For a fabric that is still forming."""
+
+REFUSED: Final = 4
+"""Exit code of a program that was refused before it ran."""
+
+
+def _nothing() -> None:
+    """There is nothing to let go."""
 
 
 class _Client:
@@ -46,6 +58,15 @@ class _Client:
         self.sent = 0
         """Number of the last event that was sent to it."""
         self.place: Any = None
+        self.manifest: list[Any] = []
+        self.wanted: dict[bytes, int] = {}
+        """Chunks that it was asked for, with their sizes."""
+        self.is_refused = False
+        """Whether a chunk of it could not be kept: what it sent behind that one is dropped."""
+        self.release = _nothing
+        """Lets its chunks go."""
+        self.moved = 0
+        """Bytes of chunks that it has sent."""
 
     def send(self, message: trunk.ClientMessage) -> None:
         """Send a message, if it is still there."""
@@ -61,6 +82,8 @@ class _Kept:
         self.owner = ""
         self.is_attached = False
         self.has_client = False
+        self.release = _nothing
+        """Lets the chunks of its files go: nodes may ask for them as long as it runs."""
 
 
 class Bridge:
@@ -70,8 +93,7 @@ class Bridge:
         loop: The bridge's loop.
         folder: For its spools.
         context: Gives the TLS context for connections that it accepts.
-        missing: Which of some chunks of files are not here.
-        put: Keeps a chunk; a text says why it cannot.
+        depot: Where the files of programs are kept.
         log: Writes one line.
     """
 
@@ -80,15 +102,13 @@ class Bridge:
         loop: Loop,
         folder: str,
         context: Callable[[], Any],
-        missing: Callable[[list[Any]], list[bytes]],
-        put: Callable[[trunk.Chunk], str],
+        depot: Depot,
         log: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._folder = folder
         self._context = context
-        self._missing = missing
-        self._put = put
+        self._depot = depot
         self._log = log
         self._master: Callable[[trunk.BridgeMessage], bool] | None = None
         self._waiting_for_master: list[trunk.BridgeMessage] = []
@@ -110,6 +130,9 @@ class Bridge:
             kept.is_attached = attached == "attached"
         except (OSError, ValueError):
             kept.owner = ""
+        with contextlib.suppress(OSError, ValueError, ConstellationError):
+            with open(os.path.join(folder, "manifest"), "rb") as file:
+                kept.release = self._depot.hold(kept.owner, msgpack.unpackb(file.read()))
         if kept.spool.code is not None:
             self._loop.call_later(KEPT_S, lambda: self._forget(name))
         elif kept.is_attached:
@@ -123,6 +146,7 @@ class Bridge:
     def _forget(self, name: bytes) -> None:
         kept = self._kept.pop(name, None)
         if kept is not None:
+            kept.release()
             kept.spool.remove()
 
     # The master
@@ -190,6 +214,9 @@ class Bridge:
         kept.owner, kept.is_attached = client.owner, client.is_lasting
         with open(os.path.join(folder, "owner"), "w", encoding="utf-8") as file:
             file.write(f"{kept.owner}\n{'attached' if kept.is_attached else 'detached'}")
+        with open(os.path.join(folder, "manifest"), "wb") as file:
+            file.write(msgpack.packb(client.manifest))
+        kept.release, client.release = client.release, _nothing
         client.send(trunk.Accepted(number, name))
         if kept.is_attached:
             self._watch(client, name, 0, is_lasting=True)
@@ -209,6 +236,8 @@ class Bridge:
             if client.watching == name:
                 self._feed(client)
         if fields[0] == "code":
+            kept.release()
+            kept.release = _nothing
             self._loop.call_later(KEPT_S, lambda: self._forget(name))
 
     # Clients
@@ -238,6 +267,8 @@ class Bridge:
 
     def _ended(self, client: _Client, reason: str) -> None:
         self._clients.pop(client.number, None)
+        client.release()
+        client.release = _nothing
         if client.watching is None or not client.is_lasting:
             if not client.owner:
                 self._log(reason)
@@ -250,11 +281,9 @@ class Bridge:
     def _on_message(self, client: _Client, message: trunk.ClientMessage) -> None:
         match message:
             case trunk.Deploy(_, fields, is_detached):
-                self._deploy(client, Specification(*fields), is_detached=is_detached)
-            case trunk.Chunk():
-                failure = self._put(message)
-                if failure:
-                    client.send(trunk.Refusal(0, failure, 3))
+                self._deploy(client, fields, is_detached=is_detached)
+            case trunk.Chunk(_, digest, data) if digest in client.wanted or client.is_refused:
+                self._chunk(client, digest, data)
             case trunk.Attach(name, after, is_lasting):
                 self._attach(client, name, after, is_lasting=is_lasting)
             case trunk.Typed(name, _) | trunk.Interrupt(name, _):
@@ -267,27 +296,58 @@ class Bridge:
             case trunk.Ping():
                 client.send(trunk.Ping())
             case _:
-                self._log(f"a client of {client.owner} said {type(message).__name__}, which is not a client's to say")
-                if client.conduit is not None:
-                    client.conduit.close()
-                self._clients.pop(client.number, None)
+                self._cut_off(client, f"said {type(message).__name__}, which it was not asked for")
+
+    def _cut_off(self, client: _Client, what: str) -> None:
+        self._log(f"a client of {client.owner} is cut off: it {what}")
+        if client.conduit is not None:
+            client.conduit.close()
+        self._ended(client, "")
 
     def _owns(self, client: _Client, name: bytes) -> bool:
         kept = self._kept.get(name)
         return kept is not None and kept.owner == client.owner
 
-    def _deploy(self, client: _Client, specification: Specification, *, is_detached: bool) -> None:
+    def _deploy(self, client: _Client, fields: list[Any], *, is_detached: bool) -> None:
+        """Run a program, when all its files are here; else ask for what is missing.
+
+        All that is in this process waits meanwhile, but nothing that counts time: 0.3 s for the largest list of files.
+        """
+        if client.wanted or client.is_refused:
+            self._cut_off(client, "did not send the files that it was asked for")
+            return
         try:
-            missing = self._missing(specification.manifest)
-        except ValueError as error:
-            client.send(trunk.Refusal(0, str(error), 4))
+            specification = read_specification(fields)
+            release, client.release = client.release, _nothing
+            if specification.manifest:
+                client.release = self._depot.hold(client.owner, specification.manifest)
+                client.wanted = self._depot.missing(client.owner, specification.manifest)
+            release()
+        except (ValueError, DeployError) as error:
+            client.send(trunk.Refusal(0, f"the bridge refuses the program: {error}", REFUSED))
             return
-        if missing:
-            client.send(trunk.Missing(missing))
+        if client.wanted:
+            client.send(trunk.Missing(list(client.wanted)))
             return
+        if client.moved:
+            self._log(f"{client.moved} bytes of files came from {client.owner}")
+        client.manifest = specification.manifest
         client.is_lasting = not is_detached
         owned = specification._replace(owner=client.owner)
         self._tell_master(trunk.Deploy(client.number, list(owned), is_detached))
+
+    def _chunk(self, client: _Client, digest: bytes, data: bytes) -> None:
+        if client.is_refused:
+            return
+        size = client.wanted.pop(digest)
+        client.moved += len(data)
+        try:
+            if len(data) != size:
+                raise ValueError(f"a chunk of {len(data)} bytes: its list says {size}")
+            self._depot.put(client.owner, digest, data)
+        except (ValueError, DeployError) as error:
+            client.is_refused = True
+            client.send(trunk.Refusal(0, f"on the bridge's computer: {error}", REFUSED))
 
     def _attach(self, client: _Client, name: bytes, after: int, *, is_lasting: bool) -> None:
         names = [each for each in self._kept if each.startswith(name) and self._kept[each].owner == client.owner]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from constellation.core import events, trunk
 from constellation.core.address import Address
-from constellation.core.errors import ConstellationError
+from constellation.core.errors import ConstellationError, DeployError
 from constellation.core.output import Renderer
 from constellation.core.preamble import Purpose
 from constellation.core.role import BRIDGE, Role, check_role
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from constellation.fabric.credential import DeployerCredential
 
 UNREACHABLE: Final = 3
+REFUSED: Final = 4
 INTERRUPTED: Final = 130
 
 FORMING_S: Final = 10.0
@@ -172,6 +173,7 @@ class Client:
         self._typed_bytes = 0
         self._stdin_is_open = False
         self._chunks: deque[bytes] = deque()
+        self._is_sending = False
         self._signals = Signals(loop)
         self._renderer = Renderer(form, colour=_wants_colour(), joined=_are_joined())
         self._writer = Writer({1: 1, 2: 2, _WORDS: 2})
@@ -209,6 +211,8 @@ class Client:
             self._deploy()
 
     def _deploy(self) -> None:
+        self._is_sending = False
+        self._chunks.clear()
         assert self._specification is not None
         self._connection.send(trunk.Deploy(0, list(self._specification), self._is_detached))
 
@@ -229,6 +233,7 @@ class Client:
             case trunk.Accepted(_, name):
                 self._accepted(name)
             case trunk.Missing(digests):
+                self._is_sending = True
                 self._chunks.extend(bytes(digest) for digest in digests)
                 self._send_chunks()
             case trunk.Refusal(_, text, code):
@@ -249,14 +254,16 @@ class Client:
     def _send_chunks(self) -> None:
         """Some at a time, so that Ctrl-C is heard meanwhile."""
         assert self._chunk is not None
+        if not self._is_sending:  # the connection is another one
+            return
         for _ in range(_PIECES_AT_A_TIME):
             if not self._chunks or self._connection.is_full:
                 break
             digest = self._chunks.popleft()
             try:
-                self._connection.send(trunk.Chunk(digest, self._chunk(digest)))
-            except OSError as error:
-                self._fail(f"cannot read {error.filename}: {error.strerror}", 4)
+                self._connection.send(trunk.Chunk(b"", digest, self._chunk(digest)))
+            except DeployError as error:
+                self._fail(str(error), REFUSED)
                 return
         if self._chunks:
             self._loop.call_later(0.001 if self._connection.is_full else 0, self._send_chunks)

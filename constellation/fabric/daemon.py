@@ -76,6 +76,8 @@ class Files(Protocol):
 
     def chunk(self, chunk: trunk.Chunk) -> None: ...
 
+    def again(self) -> None: ...
+
     def forget(self, part: Part) -> None: ...
 
 
@@ -216,6 +218,7 @@ class NodeDaemon:
                     self._up(part, Kept(0, trunk.STATION.fields_of(said), payload))
             for kept in part.kept:
                 self._up(part, kept)
+        self._files.again()
         self._log(f"in the fabric, as node {node_id} {self.settings.name!r}")
 
     # The lease
@@ -267,9 +270,12 @@ class NodeDaemon:
         self._by_os_pid[part.os_pid] = part
 
     def _fail(self, part: Part, text: str) -> None:
-        """It cannot run here: said as if its program had not come to its init()."""
+        """It cannot run here: said as if its program had not come to its init(), and nothing could be started."""
         if not part.is_over:
             part.tell(trunk.Missed(text, b""))
+            for key in list(part.living):
+                part.tell(trunk.NotBegun(key, text))
+            part.living.clear()
             self._gone(part, text)
 
     def _gone(self, part: Part, reason: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from constellation.core import trunk
 from constellation.core.contracts import NodeView
+from constellation.core.errors import DeployError
 from constellation.core.placement import Displaced, Effect, Placed, Placement, Queued, RefusedDemand
 from constellation.core.resources import Resources, format_amount, format_mem
 from constellation.core.trunk import Specification
@@ -198,7 +199,7 @@ class FabricMaster:
         lease: Seconds for which the master's word holds on a node.
         expected: How many nodes there should be.
         version: Of this package.
-        chunk: Gives a chunk of files by its digest; None: it is not here.
+        chunk: Gives a chunk of files by its owner and digest; None: it is not here.
         news: Tells the plugins.
         log: Writes one line.
     """
@@ -210,7 +211,7 @@ class FabricMaster:
         lease: float,
         expected: int,
         version: str,
-        chunk: Callable[[bytes], bytes | None],
+        chunk: Callable[[str, bytes], bytes | None],
         news: Callable[..., None],
         log: Callable[[str], None],
     ) -> None:
@@ -396,8 +397,8 @@ class FabricMaster:
                     rebuild.inventory(record.id, message)
             case trunk.Gone(name, reason):
                 self._part_gone(record, name, reason)
-            case trunk.Need(_, digests):
-                self._give_chunks(record, digests)
+            case trunk.Need(name, digests) if name in self.deployments:
+                self._give_chunks(record, name, digests)
             case trunk.Leave(reason):
                 self.node_lost(record, reason)
             case _:
@@ -408,10 +409,16 @@ class FabricMaster:
         if record.trunk is not None:
             record.trunk.send(message)
 
-    def _give_chunks(self, record: NodeRecord, digests: list[Any]) -> None:
+    def _give_chunks(self, record: NodeRecord, name: bytes, digests: list[Any]) -> None:
+        """Send what a node asks for; it asks for little at a time."""
+        owner = self.deployments[name].specification.owner
         for digest in digests:
-            data = self._chunk(bytes(digest))
-            self._send(record, trunk.Chunk(bytes(digest), data if data is not None else b""))
+            try:
+                data = self._chunk(owner, bytes(digest))
+            except (ValueError, DeployError) as error:
+                self._log(f"node {record.name!r} cannot have a part of the files of {owner}: {error}")
+                data = None
+            self._send(record, trunk.Chunk(name, bytes(digest), data if data is not None else b""))
 
     def _part_gone(self, record: NodeRecord, name: bytes, reason: str) -> None:
         """A monitor process has ended, and with it what it ran; the node itself goes on."""

@@ -32,6 +32,7 @@ from constellation.fabric.bridging import Bridge
 from constellation.fabric.conduit import Conduit
 from constellation.fabric.credential import NodeCredential, load_node
 from constellation.fabric.daemon import NodeDaemon, Settings
+from constellation.fabric.depot import Depot
 from constellation.fabric.dialling import Dial
 from constellation.fabric.fabricmaster import BridgeLine, FabricMaster, NodeRecord
 from constellation.fabric.front import FrontDoor, listen
@@ -147,6 +148,7 @@ class Daemon:
             loop,
             self._folder,
             lambda name, digests: self._node.need(name, digests),  # noqa: PLW0108  # it is made after this
+            lambda: self._node.settings.name,
             self._journal.write,
         )
         self._node = NodeDaemon(
@@ -203,7 +205,7 @@ class Daemon:
             self._config["lease"],
             max(1, len(entries)),
             constellation.__version__,
-            self._provision.chunk_of,
+            self._provision.depot.read,
             lambda hook, **arguments: self._plugins.news(hook, **arguments) if self._plugins.names else None,
             self._journal.write,
         )
@@ -274,6 +276,7 @@ class Daemon:
 
     def _end(self) -> None:
         self._node.end_all()
+        self._provision.close()
         if self._bridge is not None:
             self._bridge.end()
         self._is_over = True
@@ -510,13 +513,11 @@ class BridgeDaemon:
         self._role = Role(BRIDGE, str(self._address))
         # Chunks are the master's too: it is on this computer, and reads them when nodes ask.
         folder = os.path.join(config["folder"], str(self._master_address))
-        self._provision = Provision(loop, folder, lambda _name, _digests: None, self._journal.write)
         self._bridge = Bridge(
             loop,
             os.path.join(folder, "events"),
             lambda: self._credential.context(self._role, server=True),
-            self._provision.missing_of,
-            self._provision.put,
+            Depot(folder),
             self._journal.write,
         )
         keys = {Purpose.DEPLOY: self._credential.preamble_keys[Purpose.DEPLOY]}
