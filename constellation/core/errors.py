@@ -78,7 +78,10 @@ class PeerDied(ChannelError):
         self.status = status
 
     def __str__(self) -> str:
-        return f"process {self.pid} has died: {self.status.describe()}"
+        status = self.status
+        if status.code is None and status.signal is None and status.cause:
+            return f"process {self.pid} is lost: {status.cause}"  # it may live on, on the other side of what has failed
+        return f"process {self.pid} has died: {status.describe()}"
 
 
 class ChannelInUse(ChannelError):

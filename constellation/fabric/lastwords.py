@@ -10,6 +10,7 @@ fabric is dead and all below it swept away, and then nothing in it changes any m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -54,7 +55,8 @@ class Book:
             self._next += 1
         place = self._free.pop()
         self._places[key] = place
-        os.pwrite(self._fd, key, place * _PLACE)
+        with contextlib.suppress(OSError):  # a limit of the user's on the size of files: it is left out
+            os.pwrite(self._fd, key, place * _PLACE)
 
     def remove(self, key: bytes, puts: int) -> None:
         """A process has ended: it is in the book until the writer has written ``puts`` puts."""
@@ -71,7 +73,8 @@ class Book:
         while self._leaving and self._leaving[0][0] <= puts:
             place = self._places.pop(self._leaving.popleft()[1], 0)
             if place:
-                os.pwrite(self._fd, _EMPTY, place * _PLACE)
+                with contextlib.suppress(OSError):
+                    os.pwrite(self._fd, _EMPTY, place * _PLACE)
                 self._free.append(place)
 
     def close(self) -> None:

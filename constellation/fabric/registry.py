@@ -15,6 +15,7 @@ from typing import TypeAlias
 from constellation.core import messages
 from constellation.core.lifecycle import LINKED
 from constellation.core.messages import Message
+from constellation.core.pid import Pid
 from constellation.core.settings import LARGEST_NAME
 from constellation.core.status import ExitStatus
 from constellation.fabric.books import Member
@@ -156,7 +157,10 @@ class Registry:
             return
         status = self._status_of(key)
         if status is None:
-            text = "cannot link with a process that is not known on this node: it belongs to another deployment, or never was"
+            text = (
+                f"cannot link with process {Pid.from_bytes(key)}: it is not known on this node: "
+                "it belongs to another deployment, or never was"
+            )
             self._done(process, request, "UsageError", text)
             return
         self._done(process, request)

@@ -40,10 +40,40 @@ class Attachment:
             OSError: A descriptor or a process could not be had.
         """
         marking.leave_dead()
+        ours: list[int] = []
+        passed: list[int] = []
+        try:
+            self._keeper = self._start(config, ours, passed)
+        except OSError:
+            for fd in ours:
+                os.close(fd)
+            raise
+        finally:
+            for fd in passed:
+                os.close(fd)
+        control, self._output = ours
+        self.control = socket.socket(fileno=control)
+        self._copier = threading.Thread(target=self._copy, name="constellation-output", daemon=True)
+        # Signals are for the caller's threads: one taken here would not wake what waits there.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._copier.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @staticmethod
+    def _start(config: dict[str, Any], ours: list[int], passed: list[int]) -> subprocess.Popen[bytes]:
+        """Start keeper and fabric; what has been opened stands in ``ours`` and ``passed``, should something fail."""
         mine, theirs = forked.control_pair()
-        self.control = socket.socket(fileno=mine)
-        self._output, output_write = os.pipe()
+        ours.append(mine)
+        passed.append(theirs)
+        output_read, output_write = os.pipe()
+        ours.append(output_read)
+        passed.append(output_write)
         keeper_read, keeper_write = os.pipe()
+        passed += (keeper_read, keeper_write)
+        book = os.memfd_create("constellation-book")
+        passed.append(book)
         fds = {
             "control": theirs,
             "template": -1,
@@ -53,29 +83,18 @@ class Attachment:
             "pty": -1,
             "keeper": keeper_read,
             "output": output_write,
-            "book": os.memfd_create("constellation-book"),
+            "book": book,
         }
         config_fd = forked.write_config({**config, "fds": fds})
-        passed = (config_fd, keeper_write, theirs, keeper_read, output_write, fds["book"])
-        try:
-            # A session of its own: a Ctrl-C at the REPL's terminal is for the REPL.
-            self._keeper = subprocess.Popen(
-                boot.attached_command(config_fd, keeper_write, fds["book"]),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=passed,
-                start_new_session=True,
-            )
-        finally:
-            for fd in passed:
-                os.close(fd)
-        self._copier = threading.Thread(target=self._copy, name="constellation-output", daemon=True)
-        # Signals are for the caller's threads: one taken here would not wake what waits there.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            self._copier.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        passed.append(config_fd)
+        # A session of its own: a Ctrl-C at the REPL's terminal is for the REPL.
+        return subprocess.Popen(
+            boot.attached_command(config_fd, keeper_write, book),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=passed,
+            start_new_session=True,
+        )
 
     def _copy(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -103,7 +103,11 @@ class Control:
 
     def forget(self, request: Request) -> None:
         """Nobody waits for the answer any more."""
-        self._requests.pop(request.number, None)
+        self.drop(request.number)
+
+    def drop(self, number: int) -> None:
+        """A question has not been asked, or nobody waits for its answer."""
+        self._requests.pop(number, None)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Send a message, now or when there is room. Copies of ``fds`` are kept as long as needed."""

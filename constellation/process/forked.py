@@ -23,7 +23,7 @@ import struct
 import sys
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from constellation.process import boot, kernel, laststack, life, marking
@@ -63,15 +63,20 @@ def start(config: dict[str, Any], *, human: bool) -> socket.socket:
     marking.leave_dead()
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     keeper = os.getpid()
+    opened: list[int] = []
     try:
-        ends = _open_ends(human=human)
+        ends = _open_ends(opened, human=human)
         fds = {**ends.fabric, "output": -1}
         config_fd = write_config({**config, "fds": fds})
+        opened.append(config_fd)
         kernel.become_subreaper()
         with kernel.fork_warnings_off(), life.forking():
             fabric = os.fork()
     except OSError:
         kernel.become_subreaper(on=False)
+        gc.unfreeze()
+        for fd in opened:
+            os.close(fd)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         raise
     if fabric:
@@ -134,21 +139,30 @@ class _Carried:
             self._random[0].setstate(self._random[1])
 
 
-def _open_ends(*, human: bool) -> _Ends:
-    first_control, fabric_control = control_pair()
-    template_control, fabric_template = control_pair()
-    keeper_read, keeper_write = os.pipe()
+def _open_ends(opened: list[int], *, human: bool) -> _Ends:
+    """Open all; what is open so far stands in ``opened``, should one fail."""
+
+    def pair(make: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+        ends = make()
+        opened.extend(ends)
+        return ends
+
+    first_control, fabric_control = pair(control_pair)
+    template_control, fabric_template = pair(control_pair)
+    keeper_read, keeper_write = pair(os.pipe)
     first = {"control": first_control, "stdin": -1}
     fabric = {"control": fabric_control, "template": fabric_template, "keeper": keeper_read, "pty": -1}
     fabric["book"] = os.memfd_create("constellation-book")
-    fabric["last_stack"], first["last_stack"] = laststack.open_pipe()
+    opened.append(fabric["book"])
+    fabric["last_stack"], first["last_stack"] = pair(laststack.open_pipe)
     if os.isatty(0):
-        fabric["pty"], first["stdin"] = _open_pty()
+        fabric["pty"], first["stdin"] = pair(_open_pty)
     for number, name in ((1, "stdout"), (2, "stderr")):
         if fabric["pty"] >= 0 and human and os.isatty(number):
             first[name], fabric[name] = os.dup(first["stdin"]), -1
+            opened.append(first[name])
         else:
-            fabric[name], first[name] = os.pipe()
+            fabric[name], first[name] = pair(os.pipe)
     return _Ends(first, template_control, fabric, keeper_write)
 
 
@@ -176,9 +190,13 @@ def _open_pty() -> tuple[int, int]:
 def write_config(config: Mapping[str, Any]) -> int:
     """Put a configuration into a memfd, to be read from its start."""
     fd = os.memfd_create("constellation")
-    data = memoryview(json.dumps(config).encode())
-    while data:
-        data = data[os.write(fd, data) :]
+    try:
+        data = memoryview(json.dumps(config).encode())
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        os.close(fd)
+        raise
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import resource
 import signal
 import warnings
 from collections.abc import Iterable, Iterator
@@ -86,6 +88,18 @@ def fork_warnings_off() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
+
+
+def describe_lack(error: OSError) -> str:
+    """Why something could not be had, with the limit that stood in the way and what to do."""
+    words = error.strerror or str(error)
+    if error.errno == errno.EMFILE:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"{words}: this process may open {limit}; raise that (ulimit -n), or close some"
+    if error.errno == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return f"{words}: this process may write {limit} bytes to a file; raise that (ulimit -f)"
+    return words
 
 
 def fill_standard_descriptors() -> None:

@@ -24,6 +24,7 @@ from constellation.core.linklife import Connecting
 from constellation.core.messages import Connect
 from constellation.core.status import ExitStatus
 from constellation.process.incoming import Incoming
+from constellation.process.kernel import describe_lack
 from constellation.process.outgoing import Outgoing
 from constellation.process.wire import Wire
 
@@ -182,7 +183,12 @@ class Peer:
             connecting, wire = self._connecting, self.wire
             if connecting.is_next(number, wire.link is not None):
                 try:
-                    wire.open((self.runtime.transport.adopt if make is None else make)(os.dup(fd)), number)
+                    mine = os.dup(fd)
+                except OSError as error:
+                    self.on_no_room(error)
+                    return
+                try:
+                    wire.open((self.runtime.transport.adopt if make is None else make)(mine), number)
                 except Exception as error:  # a plugin's
                     wire.fail(error)
             elif wire.number == number and wire.link is not None:  # once more, after a Ctrl-C
@@ -229,6 +235,10 @@ class Peer:
         if self.gone is None and self.pid != self.runtime.pid:
             self.runtime.tell_lost(self.pid, reason)
         self.fail(self._lost(reason))
+
+    def on_no_room(self, error: OSError) -> None:
+        """The node has made a link, and this process has no descriptor for it: it does not come a second time."""
+        self.on_failed(f"process {self.runtime.pid} has no room for it: {describe_lack(error)}")
 
     def on_lost(self, reason: str) -> None:
         """The link has failed at the other end. The role is held."""

@@ -26,6 +26,7 @@ from constellation.core.settings import GRACE
 from constellation.core.status import ExitStatus
 from constellation.core.why import ANYONE
 from constellation.process import runtime as runtimes
+from constellation.process.kernel import describe_lack
 from constellation.process.operations import FRESH, Operation, Source, wait
 
 if TYPE_CHECKING:
@@ -158,6 +159,16 @@ class _Spawn(_Asking[Pid]):
         if inline:
             self._runtime.control.send(message)
             return
+        try:
+            self._send_beside(message, payload)
+        except OSError as error:
+            self._runtime.control.drop(number)
+            raise SpawnError(
+                f"cannot spawn {self._function}: the call of {len(payload)} bytes travels in a file in memory: "
+                f"{describe_lack(error)}"
+            ) from error
+
+    def _send_beside(self, message: Message, payload: bytes) -> None:
         fd = os.memfd_create("constellation-call", os.MFD_CLOEXEC)
         try:
             view = memoryview(payload)

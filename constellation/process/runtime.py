@@ -6,6 +6,7 @@ the object but not its threads: there it is *foreign*, does nothing, and refuses
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -160,6 +161,9 @@ class Runtime:
             self.peer(Pid.from_bytes(message.peer)).on_link(message.number, fds[0])
         elif isinstance(message, FarLink) and len(fds) == 1:
             self._on_far_link(message, fds[0])
+        elif isinstance(message, LinkMade | FarLink):
+            # The kernel drops a descriptor for which the process has no room.
+            self.peer(Pid.from_bytes(message.peer)).on_no_room(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         elif isinstance(message, Identity):
             self._identity = message
         elif isinstance(message, Refused):

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from constellation.core.errors import ConstellationError, Infeasible, InternalError, UsageError
+from constellation.core.errors import ConstellationError, Infeasible, InternalError, SpawnError, UsageError
 from constellation.core.finding import Stated
 from constellation.core.lifecycle import HEARD_SIGTERM
 from constellation.core.messages import Begin, Closed, Leaving, Raised
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
-from constellation.process import environment, forked, life, runtime, surroundings, template
+from constellation.process import environment, forked, kernel, life, runtime, surroundings, template
 from constellation.process.reactor import prepare_signals
 from constellation.serializers import pickle
 
@@ -174,6 +174,7 @@ def init(
             that cannot be used.
         Infeasible: The capacity is less than what this first process asks for.
         PluginError: A plugin, transport, serializer or scheduler is unknown or broken.
+        SpawnError: The system does not give what a deployment needs; says what, and the limit. May be tried again.
     """
     resources = Resources() if resources is None else resources
     _check_arguments(resources, plugins, transport, serializer, scheduler, capacity)
@@ -228,9 +229,9 @@ def _start(
     config: dict[str, Any], resources: Resources, found: surroundings.Surroundings, *, runs_again: bool
 ) -> Deployment:
     global _deployment, _former_control, _count
-    _count += 1
     # Numbers from the node's own count stay far below the later ones.
-    pid = Pid(NODE_ID, 1 if _count == 1 else (1 << 32) + _count, os.urandom(16))
+    number = _count + 1
+    pid = Pid(NODE_ID, 1 if number == 1 else (1 << 32) + number, os.urandom(16))
     config = {
         **config,
         "first": {
@@ -241,21 +242,25 @@ def _start(
         },
     }
     attachment = None
-    if not found.may_fork:
-        from constellation.process import attached, boot  # late: a plain script needs no subprocess module
+    try:
+        if not found.may_fork:
+            from constellation.process import attached, boot  # late: a plain script needs no subprocess module
 
-        program = boot.program_command() if runs_again else boot.bare_template_command(config)
-        attachment = attached.Attachment({**config, "mode": "attached", "program": program})
-        control = attachment.control
-    elif _former_control is not None:
-        control, _former_control = _former_control, None
-        _begin(control, pid, found.function, resources, config)
-    else:
-        control = forked.start(
-            {**config, "mode": "forked", "program": sys.orig_argv}, human=config["format"] in {None, "human"}
-        )
-        life.handle_sigterm()
-        prepare_signals()
+            program = boot.program_command() if runs_again else boot.bare_template_command(config)
+            attachment = attached.Attachment({**config, "mode": "attached", "program": program})
+            control = attachment.control
+        elif _former_control is not None:
+            _begin(_former_control, pid, found.function, resources, config)
+            control, _former_control = _former_control, None
+        else:
+            control = forked.start(
+                {**config, "mode": "forked", "program": sys.orig_argv}, human=config["format"] in {None, "human"}
+            )
+            life.handle_sigterm()
+            prepare_signals()
+    except OSError as error:
+        raise SpawnError(f"cannot start the deployment: {kernel.describe_lack(error)}") from error
+    _count = number
     running = runtime.Runtime(pid, None, resources, control, config, outlives_node=attachment is not None)
     runtime.install(running)
     running.start()

@@ -11,6 +11,7 @@ Order within one Fork: fork, Forked with a pidfd, close. A child that ends befor
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -60,10 +61,14 @@ def send(control: socket.socket, message: Message, fds: list[int] | None = None)
 
 
 def receive(control: socket.socket) -> tuple[Message | None, list[int]]:
-    """Receive one message and its descriptors; None at the end."""
-    packet, fds, _, _ = socket.recv_fds(
+    """Receive one message and its descriptors, none where there is no room for all of them; None at the end."""
+    packet, fds, flags, _ = socket.recv_fds(
         control, messages.LARGEST_PACKET, _DESCRIPTORS_PER_PACKET, socket.MSG_CMSG_CLOEXEC
     )
+    if flags & socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        fds = []
     return (messages.read(msgpack.unpackb(packet)) if packet else None), fds
 
 
@@ -163,19 +168,23 @@ class Template:
 
     def _fork(self, message: Fork, fds: list[int]) -> First | None:
         try:
+            if not fds:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             with life.forking():
                 os_pid = os.fork()
         except OSError as error:
-            send(self._control, ForkFailed(message.process, f"fork: {error.strerror}"))
-        else:
-            if os_pid == 0:
-                if message.parent:
-                    self._become_process(message, fds)
-                return self._become_first(message, fds)
-            self._children.add(os_pid)
-            self._report_fork(message.process, os_pid)
+            for fd in fds:
+                os.close(fd)
+            send(self._control, ForkFailed(message.process, f"its template: {kernel.describe_lack(error)}"))
+            return None
+        if os_pid == 0:
+            if message.parent:
+                self._become_process(message, fds)
+            return self._become_first(message, fds)
         for fd in fds:
             os.close(fd)
+        self._children.add(os_pid)
+        self._report_fork(message.process, os_pid)  # there is room for its descriptor now, whatever the limit is
         return None
 
     def _report_fork(self, process: int, os_pid: int) -> None:
@@ -352,6 +361,10 @@ def _run_once(control: socket.socket, config: dict[str, Any]) -> First:
     message, fds = receive(control)
     if not isinstance(message, Fork):
         os._exit(0)
+    if not fds:
+        lack = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        send(control, ForkFailed(message.process, kernel.describe_lack(lack)))
+        os._exit(1)
     pidfd = os.pidfd_open(os.getpid())
     send(control, Forked(message.process, os.getpid()), [pidfd])
     os.close(pidfd)

@@ -59,3 +59,9 @@ def test_attributes_are_kept() -> None:
     """The record is what a program looks at."""
     error = PeerDied(PID, STATUS)
     assert (error.pid, error.status) == (PID, STATUS)
+
+
+def test_a_peer_of_which_nothing_is_known_is_lost_and_not_dead() -> None:
+    """It may live on where the link to it, or its computer, has failed."""
+    error = PeerDied(PID, ExitStatus(PID, None, None, "node lost"))
+    assert str(error) == "process 3fecd01 is lost: node lost"
