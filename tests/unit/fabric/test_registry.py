@@ -169,7 +169,7 @@ def test_ties_with_the_dead_and_the_unknown() -> None:
     assert node.asked == {}
     assert node.tell(process, Tie, bad.key, True).kind == ""
     assert node.asked == {process.key: f"linked process {bad.pid} died: exited: 9"}
-    assert node.tell(process, Tie, b"nobody", True).kind == "UsageError"
+    assert node.tell(process, Tie, Pid(1, 99, bytes(16)).to_bytes(), True).kind == "UsageError"
 
 
 def test_a_message_is_what_its_name_says() -> None:
