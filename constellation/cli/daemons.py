@@ -120,6 +120,8 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
     state = options["state"] or os.path.join(
         os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "constellation"
     )
+    if os.pathsep in os.path.abspath(state):
+        raise UsageError(f"cannot keep files in {state!r}: expected a folder without a colon, with --state")
     capacity = read_capacity(options["mem"], options["cpu"], options["custom"]) or _everything()
     return {
         "address": address,

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -20,13 +21,13 @@ from constellation.core.errors import ConstellationError, DeployError
 from constellation.core.fitting import fit
 from constellation.core.specification import installation_of
 from constellation.fabric import installing, requirements
-from constellation.fabric.environments import Environments
 from constellation.fabric.sending import installation
 
 if TYPE_CHECKING:
     from constellation.core.requirements import Stated
     from constellation.fabric.aside import Aside
     from constellation.fabric.depot import Depot
+    from constellation.fabric.environments import Environments
     from constellation.fabric.loop import Loop
     from constellation.fabric.parts import Part
 
@@ -49,8 +50,8 @@ class Kit(NamedTuple):
     """Of the node."""
     need: Callable[[bytes, list[bytes]], None]
     """Asks the master for chunks."""
-    environments: Callable[[str], str]
-    """The folder for an owner's environments."""
+    environments: Callable[[str], Environments]
+    """Those of an owner."""
     log: Callable[[str], None]
 
 
@@ -284,10 +285,12 @@ class Preparation:
             self._tell(note)
         self._look = look
         if not look.must_install:
-            self._finish(installing.command()[0])
+            self._finish(sys.executable)
             return
         try:
             self._install(look)
+        except DeployError as error:
+            self._fail(str(error))
         except OSError as error:
             self._fail(f"cannot start an installation: {error.strerror}")
 
@@ -295,7 +298,6 @@ class Preparation:
         assert self._look is not None
         if not self._is_over:
             self._is_over = True
-            self._holds.enter_context(Environments(self._kit.environments(self._owner)).hold(python))
             self._on_ready(Ready(python, self._look.root))
 
     def _tell(self, text: str) -> None:
@@ -308,7 +310,7 @@ class Preparation:
         given = os.memfd_create("constellation-install")
         self._output, write_end = os.pipe()
         try:
-            os.write(given, installing.request(self._kit.environments(self._owner), look.root, look.stated))
+            os.write(given, installing.request(self._kit.environments(self._owner).folder, look.root, look.stated))
             os.lseek(given, 0, os.SEEK_SET)
             started = subprocess.Popen(
                 installing.command(), stdin=given, stdout=write_end, stderr=write_end, start_new_session=True
@@ -353,6 +355,7 @@ class Preparation:
             self._fail(text)
         elif kind == "python":
             self._close_output()
+            self._holds.enter_context(self._kit.environments(self._owner).hold(text))
             self._finish(text)
 
     def _close_output(self) -> None:

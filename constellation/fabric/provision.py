@@ -16,6 +16,7 @@ from constellation.core.settings import CREDIT
 from constellation.fabric.aside import Aside
 from constellation.fabric.daemon import remove_folder
 from constellation.fabric.depot import Depot, folder_of
+from constellation.fabric.environments import Environments
 from constellation.fabric.preparing import Kit, Preparation, Ready
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Provision:
             self.depot,
             name,
             need,
-            lambda owner: os.path.join(folder, "environments", folder_of(owner)),
+            lambda owner: Environments(os.path.join(folder, "environments", folder_of(owner))),
             log,
         )
         self._preparations: dict[bytes, Preparation] = {}

@@ -139,7 +139,7 @@ class Daemon:
         self._address = Address.of(self._listener.getsockname())
         advertised = parse_address(config["advertise"]) if config["advertise"] else self._address
         name = config["name"] or str(advertised)
-        self._folder = os.path.join(config["folder"], str(self._address).replace("/", "_"))
+        self._folder = os.path.join(config["folder"], _folder_of(self._address))
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._security = _Security(self._credential, lambda: self._node.settings.name)
         self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
@@ -512,7 +512,7 @@ class BridgeDaemon:
         self._address = Address.of(listener.getsockname())
         self._role = Role(BRIDGE, str(self._address))
         # Chunks are the master's too: it is on this computer, and reads them when nodes ask.
-        folder = os.path.join(config["folder"], str(self._master_address))
+        folder = os.path.join(config["folder"], _folder_of(self._master_address))
         self._bridge = Bridge(
             loop,
             os.path.join(folder, "events"),
@@ -575,6 +575,11 @@ def hello_for(master: FabricMaster, entry: NodeEntry | None) -> trunk.Hello:
         custom=[list(pair) for pair in entry.resources],
         labels=[list(pair) for pair in entry.labels],
     )
+
+
+def _folder_of(address: Address) -> str:
+    """The name of a daemon's folder: no colon, which would end a path in PATH and PYTHONPATH."""
+    return str(address).replace(":", "_")
 
 
 def _is_same(one: Address, two: Address) -> bool:
