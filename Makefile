@@ -71,6 +71,9 @@ test-all: test test-slow test-root  ## Run all tests
 fuzz: .venv/test-ready  ## Hostile bytes into all that reads some, for ten minutes (FUZZ_SECONDS=600)
 	@$(PY) -m tests.fuzz $(or $(FUZZ_SECONDS),600)
 
+soak: .venv/test-ready  ## A fabric under kills for ten minutes (SOAK_SECONDS=600 SEED=...)
+	@$(PY) -m tests.soak $(or $(SOAK_SECONDS),600) $(SEED)
+
 lint: .venv/dev-ready .venv/plugins-ready  ## Check format, style and types
 	@$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -92,4 +95,4 @@ clean:  ## Remove what was made
 	rm -rf .venv build dist plugins/*/dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo test test-slow test-root test-all fuzz lint fix bench docs clean
+.PHONY: help demo test test-slow test-root test-all fuzz soak lint fix bench docs clean

@@ -499,7 +499,8 @@ class Ready(NamedTuple):
 
     address: str
     stored: list[Any]
-    """Of each deployment: its name, the number of the last event, pairs of a node and the number of its last message."""
+    """Of each deployment that has not ended: its name, the number of the last event, pairs of a node and the number of its
+    last message, the Pids of those that have begun and not ended."""
 
 
 class Read(NamedTuple):

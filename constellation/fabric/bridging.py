@@ -155,7 +155,7 @@ class Bridge:
         """The master is connected."""
         self._master = send
         stored = [
-            [name, kept.spool.last, [list(pair) for pair in kept.spool.sources.items()]]
+            [name, kept.spool.last, [list(pair) for pair in kept.spool.sources.items()], list(kept.spool.living)]
             for name, kept in self._kept.items()
             if kept.spool.code is None
         ]

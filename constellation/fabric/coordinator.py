@@ -12,7 +12,7 @@ its next number (core/linklife.py), and says which computer makes the link.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from constellation.core import draining, messages
@@ -332,6 +332,18 @@ class Coordinator:
             self._living[member.key] = member
             if member.parent is None:
                 self.first = member
+
+    def take_up_lost(self, statuses: list[ExitStatus], links: Iterable[tuple[bytes, bytes]]) -> None:
+        """Count processes that were lost with the former coordinator as ended, and tell those that were linked with them."""
+        lost = {status.pid.to_bytes(): status for status in statuses}
+        for key, status in lost.items():
+            self._dead[key] = status
+            self._bridge.exited(status)
+        for one, two in links:
+            for gone, other in ((one, two), (two, one)):
+                member = self._living.get(other)
+                if gone in lost and member is not None:
+                    self._send(member, messages.PeerLost(gone, lost[gone].to_fields()))
 
     def take_up_links(self, links: dict[tuple[bytes, bytes], int]) -> None:
         """The links that there have been between processes that live."""

@@ -10,19 +10,22 @@ what ran there has been killed by then (daemon.py), and its work is given to oth
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from constellation.core import trunk
+from constellation.core import events, trunk
 from constellation.core.contracts import NodeView
 from constellation.core.errors import DeployError
+from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Placement, Queued, RefusedDemand
 from constellation.core.resources import Resources, format_amount, format_mem
+from constellation.core.status import ExitStatus
 from constellation.core.trunk import Specification
 from constellation.core.where import ANYWHERE, Where
 from constellation.fabric.deployments import Deployment, RemoteComputer
-from constellation.fabric.rebuilding import Held, Rebuild
+from constellation.fabric.rebuilding import LOST, Held, Rebuild
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Scheduler
@@ -232,7 +235,7 @@ class FabricMaster:
         self._expected = expected
         self._is_rebuilding = True
         self._has_bridge_said = False
-        self._stored: dict[bytes, tuple[int, dict[int, int]]] = {}
+        self._stored: dict[bytes, tuple[int, dict[int, int], list[bytes]]] = {}
         loop.call_later(lease, self._rebuild)
         loop.call_later(self.lease / BEATS, self._beat_all)
 
@@ -306,9 +309,23 @@ class FabricMaster:
         for name, deployment in list(self.deployments.items()):
             rebuild, deployment.rebuild = deployment.rebuild, None
             if rebuild is not None:
-                count, rebuild.handled = self._stored.get(name, (0, {}))
+                count, rebuild.handled, rebuild.open = self._stored.get(name, (0, {}, []))
                 deployment.events.go_on_after(count, rebuild.handled)
                 rebuild.carry_out(deployment)
+        if self._has_bridge_said:
+            self._end_forgotten()
+
+    def _end_forgotten(self) -> None:
+        """Deployments that the bridge knows and nobody else: all that they had was on the computer of a former master."""
+        for name, (last, _, living) in self._stored.items():
+            if name not in self.deployments:
+                number = last
+                for key in living:
+                    number += 1
+                    status = ExitStatus(Pid.from_bytes(key), None, None, LOST)
+                    self.send_event(trunk.Event(name, number, events.exited(time.time(), status), 0, 0))
+                self.send_event(trunk.Event(name, number + 1, ["code", 1], 0, 0))
+        self._stored.clear()
 
     def _new_node(self, connection: Trunk, message: trunk.Join, address: str | None) -> NodeRecord:
         taken = {each.id for each in self.nodes.values()}
@@ -519,12 +536,18 @@ class FabricMaster:
         """A bridge is there; it says what it has."""
         self._bridge = line
         self._has_bridge_said = True
-        self._stored = {bytes(name): (int(last), dict(sources)) for name, last, sources in message.stored}
+        self._stored = {
+            bytes(name): (int(last), dict(sources), [bytes(key) for key in living])
+            for name, last, sources, living in message.stored
+        }
         for name, deployment in list(self.deployments.items()):
             if deployment.rebuild is None:
-                deployment.events.resend(self._stored.get(name, (0, {}))[0])
+                deployment.events.resend(self._stored[name][0] if name in self._stored else 0)
                 self._forget_if_told(deployment)
-        self._rebuild_if_known()
+        if self._is_rebuilding:
+            self._rebuild_if_known()
+        else:
+            self._end_forgotten()
 
     def bridge_left(self, line: BridgeLine) -> None:
         """The bridge has gone; events are kept until the next one comes."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from constellation.fabric.deployments import Deployment
 
 
+LOST = "node lost: the master was killed, and with it what ran on its computer"
+
+
 class Held(NamedTuple):
     """A message of a node that waits."""
 
@@ -38,6 +41,8 @@ class Rebuild:
         self.held: list[Held] = []
         self.handled: dict[int, int] = {}
         """By node: the last of its messages of which the bridge has an event."""
+        self.open: list[bytes] = []
+        """Pids of those that the bridge believes to live."""
 
     def inventory(self, node_id: int, message: trunk.Inventory) -> None:
         """A node has said what it knows."""
@@ -50,6 +55,9 @@ class Rebuild:
         """Fill a deployment's books, then handle what has waited."""
         spawns = self._members(deployment)
         deployment.coordinator.take_up_links(self.links)
+        known = {bytes(row[0]) for _, row in self.processes}
+        lost = [ExitStatus(Pid.from_bytes(key), None, None, LOST) for key in self.open if key not in known]
+        deployment.coordinator.take_up_lost(lost, self.links)
         replayed: set[tuple[bytes, int]] = set()
         for held in self.held:
             if held.number and deployment.events.has_handled(held.node_id, held.number):

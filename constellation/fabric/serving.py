@@ -424,19 +424,19 @@ class _NodeLine:
     def _on_message(self, message: trunk.TrunkMessage) -> None:
         assert self._conduit is not None
         if isinstance(message, trunk.Join):
-            self._attempts, self._last = 0, ""
-            self._record = self._master.joined(self._conduit, message, str(self._entry.dialled))
-            if self._record is None:
+            self._record = record = self._master.joined(self._conduit, message, str(self._entry.dialled))
+            if record is None:
                 self._conduit.close()
                 self._failed("another node has its name")
             else:
-                self._record.on_lost = self._given_up
+                self._attempts, self._last = 0, ""
+                record.on_lost = lambda: self._given_up(record)
         elif self._record is not None:
             self._master.on_message(self._record, message)
 
-    def _given_up(self) -> None:
-        """The master has closed the connection: the node may be a new one next time."""
-        if self._record is not None:
+    def _given_up(self, record: NodeRecord) -> None:
+        """The master has closed the connection of this record, if that is still the one: make the next one."""
+        if self._record is record:
             self._record = None
             self._dial()
 

@@ -46,6 +46,8 @@ class Spool:
         """Number of the last one; below `first` where there is none."""
         self.code: int | None = None
         """The exit code, when all is over."""
+        self.living: dict[bytes, None] = {}
+        """Processes whose beginning is kept, or was, and whose end is not."""
         self.sources: dict[int, int] = {}
         """By node: its last message of which an event is kept, or was."""
         self._limit = limit
@@ -61,10 +63,7 @@ class Spool:
             size = 0
             for number, fields, source, end in self._records(first, 0):
                 self.last, size = number, end
-                if source[0]:
-                    self.sources[source[0]] = source[1]
-                if fields[0] == "code":
-                    self.code = fields[1]
+                self._note(fields, *source)
             os.truncate(self._path(first), size)
             self._segments.append((first, size))
         if firsts:
@@ -115,11 +114,18 @@ class Spool:
             raise OSError(28, os.strerror(28))
         self._segments[-1] = (first, size + written)
         self.last = number
+        self._note(fields, node_id, source)
+        self._drop_above_limit()
+
+    def _note(self, fields: list[Any], node_id: int, source: int) -> None:
         if node_id:
             self.sources[node_id] = source
-        if fields[0] == "code":
+        if fields[0] == "spawn":
+            self.living[fields[2]] = None
+        elif fields[0] == "exit":
+            self.living.pop(fields[2][0], None)
+        elif fields[0] == "code":
             self.code = fields[1]
-        self._drop_above_limit()
 
     def _begin_segment(self, number: int) -> None:
         if self._file is not None:

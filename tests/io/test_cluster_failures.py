@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Leftovers
+from tests.conftest import ROOT, Leftovers
 from tests.io.cluster import Cluster, children_of, cluster, daemon_below, kill
 
 ONE_EACH = ('mem = "150 MiB"\ncpu = 1',) * 3
@@ -225,3 +226,18 @@ def test_nothing_is_left_when_all_daemons_are_killed(tmp_path: Path, leftovers: 
         for daemon in made.daemons.values():
             daemon.wait(10)
     assert os.getpid()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_fabric_under_kills_loses_nothing_without_a_word() -> None:
+    """A minute of `make soak`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.soak", "60", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
