@@ -85,7 +85,8 @@ class SendOne(Protocol):
 
     ``data`` is not empty. It is the caller's again when the call returns: it may be changed at once, and no view of it
     is kept. What is not taken is not sent; the next call begins with it. After BlockingIOError, too, the next call, of
-    this or of `send_many`, begins with the same bytes, and may have more.
+    this or of `send_many`, begins with the same bytes, and may have more: a link may have begun to send them, and tells of
+    it then.
 
     Without a reader, what is taken is bounded (64 MiB at most): the runtime counts on it that a slow peer is felt.
     """

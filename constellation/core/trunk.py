@@ -450,12 +450,14 @@ class Stored(NamedTuple):
 
 
 class Attach(NamedTuple):
-    """client -> bridge: show the events of a deployment after number ``after``; ``is_lasting``: and those to come."""
+    """client -> bridge: show the events of a deployment after number ``after``."""
 
     deployment: bytes
     after: int
     is_lasting: bool
     """Whether the deployment ends when the client goes."""
+    is_following: bool
+    """Whether those to come are shown as well; else `Ended` follows what there is."""
 
 
 class Typed(NamedTuple):
@@ -511,7 +513,7 @@ class Read(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """bridge -> client: all has been said of this deployment."""
+    """bridge -> client: all that was asked for has been said of this deployment."""
 
     deployment: bytes
 

@@ -55,6 +55,7 @@ class _Client:
         self.conduit: Conduit | None = None
         self.watching: bytes | None = None
         self.is_lasting = False
+        self.is_following = True
         self.sent = 0
         """Number of the last event that was sent to it."""
         self.place: Any = None
@@ -284,7 +285,8 @@ class Bridge:
                 self._deploy(client, fields, is_detached=is_detached)
             case trunk.Chunk(_, digest, data) if digest in client.wanted or client.is_refused:
                 self._chunk(client, digest, data)
-            case trunk.Attach(name, after, is_lasting):
+            case trunk.Attach(name, after, is_lasting, is_following):
+                client.is_following = is_following
                 self._attach(client, name, after, is_lasting=is_lasting)
             case trunk.Typed(name, _) | trunk.Interrupt(name, _):
                 if self._owns(client, name):
@@ -381,7 +383,7 @@ class Bridge:
             for number, fields in found:
                 client.conduit.send(trunk.Event(name, number, fields, 0, 0))
                 client.sent = number
-        if kept.spool.code is not None and client.sent >= kept.spool.last:
+        if client.sent >= kept.spool.last and (kept.spool.code is not None or not client.is_following):
             client.send(trunk.Ended(name))
 
     def _read(self, client: _Client, name: bytes, number: int) -> None:

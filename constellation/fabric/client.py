@@ -204,7 +204,7 @@ class Client:
     def _open(self) -> None:
         if self._is_named:
             is_lasting = self._specification is not None and not self._is_detached
-            self._connection.send(trunk.Attach(self._deployment, self._shown, is_lasting))
+            self._connection.send(trunk.Attach(self._deployment, self._shown, is_lasting, self._is_following))
             for number in self._interrupts:
                 self._connection.send(trunk.Interrupt(self._deployment, number))
         else:

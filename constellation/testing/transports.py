@@ -366,6 +366,10 @@ def delivers_before_the_end(one: End, other: End, trial: Trial) -> None:
         data = data[count:]  # the next call begins with what was not taken: a link may count on it
     one.link.close()
     _read_to_the_end(trial, other)
+    # What a call had begun when it found no room may have left, too, without having been told.
+    begun = bytes(other.got[len(whole) :])
+    if data.startswith(begun):
+        del other.got[len(whole) :]
     compare(other, bytes(whole))
 
 
@@ -443,6 +447,10 @@ def closing_gives_all_back(make: Make, trial: Trial) -> None:
                 end.link.close()
             trial.progress()
         lines = left(before, trial.patience / 2)
+        # Other programs of the same user make files there, too: a leak makes one for each link, or every other.
+        shared = [line for line in lines if line.startswith("/dev/shm/")]
+        if len(shared) < _LINKS // 2:
+            lines = [line for line in lines if line not in shared]
         expect(not lines, f"{way.name}: after {_LINKS} links were closed there is left: {'; '.join(lines[:4])}")
 
 

@@ -24,6 +24,7 @@ FAULTS: list[tuple[str, type[Transport]]] = []
 
 LEAKED: list[int] = []
 OPEN: list[socket.socket] = []
+FILES: list[str] = []
 STOP = threading.Event()
 """What faulty transports leave, for the fixture that ends it."""
 
@@ -635,6 +636,17 @@ class LeaksAThread(PlainLink):
         threading.Thread(target=STOP.wait, daemon=True).start()
 
 
+@found_by("closing_gives_all_back")
+class LeaksSharedMemory(PlainLink):
+    """A file for each link."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        path = f"/dev/shm/constellation-fault-{os.getpid()}-{len(FILES)}"
+        os.close(os.open(path, os.O_CREAT, 0o600))
+        FILES.append(path)
+
+
 # -- Other computers ---------------------------------------------------------------------------------------------------
 
 
@@ -717,6 +729,8 @@ def _no_thread_is_left() -> Any:
     STOP.set()
     while LEAKED:
         os.close(LEAKED.pop())
+    while FILES:
+        os.unlink(FILES.pop())
     while OPEN:
         OPEN.pop().close()
 
