@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -118,52 +117,72 @@ os._exit(0)
 """
 
 
+def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Run a program as a user does.
+
+    Args:
+        path: The program.
+        arguments: Its arguments.
+    """
+    return subprocess.Popen(
+        [sys.executable, str(path), *arguments],
+        env=os.environ | {"CONSTELLATION_FORMAT": "raw"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def deadlock(folder: Path) -> float:
-    """Give the seconds from the moment in which nothing can wake anybody to the line that says so."""
+    """Give the seconds from the moment in which nothing can wake anybody to the line that says so.
+
+    Args:
+        folder: For the program.
+
+    Raises:
+        RuntimeError: The deadlock was not named.
+    """
     path = folder / "deadlock.py"
     path.write_text(DEADLOCK)
-    with subprocess.Popen(
-        [sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stdout is not None
-        assert program.stderr is not None
+    program = start(path)
+    assert program.stdout is not None
+    assert program.stderr is not None
+    try:
         planted = float(program.stdout.readline().split()[1])
         for line in program.stderr:
             if ALARM in line:
-                named = time.time()
-                break
-        else:
-            raise RuntimeError("the deadlock was not named")
+                return time.time() - planted
+    finally:
         program.send_signal(signal.SIGTERM)
-        # It may have more to say than a pipe holds.
-        threading.Thread(target=program.stdout.read, daemon=True).start()
-        program.stderr.read()
-    return named - planted
+        program.communicate(timeout=20)
+    raise RuntimeError("the deadlock was not named")
 
 
 def slow(folder: Path, seconds: float) -> int:
     """Run the slow ones at once; give the number of alarms.
+
+    Args:
+        folder: For the program.
+        seconds: How slow they are.
 
     Raises:
         RuntimeError: One has not gone on, so it was not slow but stood still.
     """
     path = folder / "slow.py"
     path.write_text(PROGRAM)
-    programs = [
-        subprocess.Popen(
-            [sys.executable, str(path), str(number), str(seconds)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(SLOW)
-    ]
-    alarms = 0
+    programs = [start(path, str(number), str(seconds)) for number in range(SLOW)]
+    alarms, stood = 0, []
     for number, program in enumerate(programs):
-        output, errors = program.communicate(timeout=seconds + 60)
+        try:
+            output, errors = program.communicate(timeout=seconds + 60)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            output, errors = program.communicate(timeout=20)
         alarms += errors.count(ALARM)
         if "went on" not in output:
-            raise RuntimeError(f"the slow program {number} did not go on: {errors[-500:]}")
+            stood.append(f"the slow program {number} did not go on: {errors[-500:]}")
+    if stood:
+        raise RuntimeError("; ".join(stood))
     return alarms
 
 

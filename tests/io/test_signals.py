@@ -21,7 +21,7 @@ from tests.io.channel_programs import run
 
 FEW, MANY = 60, 1700
 """Interrupts for each of the six kinds of operations: some hundred, and ten thousand in all."""
-often = pytest.mark.parametrize("hits", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+often = pytest.mark.parametrize("hits", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 
 # A process of its own sends them, so that none is held back by the GIL of the one that it hits.
 SNIPER = """
@@ -95,7 +95,8 @@ def test_interrupts_at_blocked_operations(run_program: RunProgram, tmp_path: Pat
         kill(holder, grace=0).block()
         pids = [spawn(sleeper, resources=Resources(mem="100 MiB")).block(20) for _ in range(2)]
         join(*(kill(each, grace=0) for each in pids)).block()
-        assert len(os.listdir("/proc/self/fd")) <= before + 1, os.listdir("/proc/self/fd")
+        # Two more at most: the link to itself of the select, whose channel is parked.
+        assert len(os.listdir("/proc/self/fd")) <= before + 2, os.listdir("/proc/self/fd")
         assert len(runtime.current().control._requests) < 10
         flood.close()
         Sender(child, "end").send(None).block()

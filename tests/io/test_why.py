@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+
+from benchmarks.measure import MARK
+from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -321,6 +325,23 @@ def test_what_is_only_slow_gives_no_alarm(tmp_path: Path, leftovers: Leftovers) 
 
     assert {name: errors for name, (_, errors) in said.items() if "nothing can wake" in errors} == {}
     assert {name: output for name, (output, _) in said.items() if "went on" not in output} == {}
+
+
+@pytest.mark.slow
+def test_twenty_slow_programs_give_no_alarm(leftovers: Leftovers) -> None:
+    """Those of the benchmark, which also finds a planted deadlock: ten ways to be slow, with a capacity and without."""
+    program = ROOT / "benchmarks" / "standing.py"
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=leftovers.environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+
+    figures = [json.loads(line.removeprefix(MARK)) for line in done.stdout.splitlines() if line.startswith(MARK)]
+    assert [figure["value"] for figure in figures if "alarms" in figure["what"]] == [0]
 
 
 def test_sigquit_shows_what_each_process_waits_for(tmp_path: Path, leftovers: Leftovers) -> None:
