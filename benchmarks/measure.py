@@ -45,6 +45,10 @@ WAITING = 10
 IDLE_S = 2.0
 
 
+FABRIC_NODES = 3
+FABRIC_LEASE_S = 2.0
+
+
 def scaled(count: int, scale: float) -> int:
     """Give the number of repetitions at a scale, at least two.
 

@@ -12,6 +12,7 @@ from benchmarks.measure import (
     BURST,
     COMPUTING,
     ENDED,
+    FABRIC_NODES,
     IDLE_S,
     PLACING_NODES,
     PLUGGED_STREAM,
@@ -25,6 +26,7 @@ from benchmarks.table import OURS, Row, Target
 
 FOLDER = Path(__file__).resolve().parent
 PLUGGED = str(FOLDER / "plugged.py")
+BARE_TLS = "bare TLS socket"
 TRACKED = 0.98
 """At most 2 % slower."""
 UNCHANGED = 0.95
@@ -101,6 +103,7 @@ WORKLOADS: dict[str, list[Command]] = {
     "standing": [Command(OURS, (str(FOLDER / "standing.py"),), rounds=2)],
     "ending": [Command(OURS, (str(FOLDER / "ending.py"),))],
     "placing": [Command(OURS, (str(FOLDER / "placing.py"),), rounds=1, limit_s=900.0)],
+    "fabric": [Command("", (str(FOLDER / "fabric.py"),), limit_s=300.0, names=(OURS, BARE_TLS))],
     "plugins": [
         Command(OURS, (PLUGGED, "enabled")),
         Command("none enabled", (PLUGGED, "none")),
@@ -158,6 +161,12 @@ def rows() -> list[Row]:
     least, most = min(PLACING_NODES), max(PLACING_NODES)
     growth = f"placement: times as long on {most:,} nodes as on {least:,}"
     out.append(Row(growth, "", True, None, (Target(round(math.log(most) / math.log(least), 2)),)))
+    out.append(Row(f"fabric of {FABRIC_NODES} nodes, start to ready", "s", True, None, (Target(1),)))
+    out.append(Row("deploy hello world, until its line", "s", True, None, (Target(0.6),)))
+    out.append(Row("far spawn to Pid", "ms", True, None, (Target(5),)))
+    out.append(Row("far round trip int", "µs", True, BARE_TLS, (Target(round(1 / 1.3, 2), BARE_TLS),)))
+    out.append(Row("far bulk 64 MiB", "MiB/s", False, BARE_TLS, (Target(0.9, BARE_TLS),)))
+    out.append(Row("lost node noticed, beyond the lease", "s", True, None, (Target(1),)))
     out += latency(
         f"{PLUGINS} plugins: round trip {PLUGGED_TRIPS[0]}", "µs", "none enabled", Target(UNCHANGED, "none enabled")
     )
