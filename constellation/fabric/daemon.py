@@ -112,6 +112,7 @@ class NodeDaemon:
         self._parts: dict[bytes, Part] = {}
         self._by_os_pid: dict[int, Part] = {}
         self._pieces: dict[bytes, list[bytes]] = {}
+        self._is_leaving = False
         self._dials: set[Dial] = set()
         loop.call_later(_LOOK_S, self._look)
 
@@ -179,6 +180,8 @@ class NodeDaemon:
         return payload if pieces is None else b"".join([*pieces, payload])
 
     def _hello(self, message: trunk.Hello) -> None:
+        if self._is_leaving:
+            return  # who joins now would be given work that ends with this node in a moment
         self._lease = message.lease
         capacity = bounded(self.settings.capacity, message)
         labels = dict([*self.settings.labels, *((str(name), str(value)) for name, value in message.labels)])
@@ -309,6 +312,7 @@ class NodeDaemon:
 
     def leave(self, reason: str) -> None:
         """Tell the master that this node stops."""
+        self._is_leaving = True
         self._send(trunk.Leave(reason))
 
     def end_all(self) -> None:

@@ -225,5 +225,12 @@ def test_a_fabric_calls_hooks_where_their_texts_say(tmp_path: Path, leftovers: L
         "process_exited",
         "deployment_ended",
     ]
-    [lost] = [call for call in of(calls, "node_lost") if call.words["node"] == "n2"]
-    assert lost.words["reason"]
+    # Once, and it does not join again while it stops.
+    assert [
+        (call.hook, call.words.get("reason", ""))
+        for call in of(calls, "node_joined", "node_lost")
+        if call.words["node"] == "n2"
+    ] == [
+        ("node_joined", ""),
+        ("node_lost", "it was stopped (SIGTERM)"),
+    ]
