@@ -392,3 +392,24 @@ def test_a_node_of_a_person_says_that_deployments_could_read_each_other(leftover
             assert made.log("n1").count(words) == 1
         finally:
             made.stop()
+
+
+GREEDY = """
+    from constellation import Resources, init, spawn, watch
+
+    def greedy():
+        kept = [b"x" * (1 << 20)]
+        while True:
+            kept.append(bytes(bytearray(1 << 20)))
+            kept[-1] = b"y" * (1 << 20) if len(kept) < 4096 else b""
+
+    init(Resources(mem="100 MiB", cpu=0.1))
+    pid = spawn(greedy, resources=Resources(mem="64 MiB", cpu=0.1)).block()
+    print(watch(pid).block())
+"""
+
+
+def test_demands_for_memory_hold_where_the_user_can_make_no_control_groups(shared: UserCluster) -> None:
+    """The monitor process looks, as the user that it is, and kills what takes more than it asked for."""
+    done = shared.deploy_by("alice", GREEDY)
+    assert "memory limit: it asked for 64 MiB" in done.stdout, done
