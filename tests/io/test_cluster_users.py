@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import Leftovers, Result, nothing_left
 from tests.io.cluster import COMMAND, Cluster, daemon_below
+from tests.io.test_environments import has_pip, wheel
 
 ALICE, BOB = "games", "daemon"
 """Unix users that every computer has."""
@@ -65,6 +66,10 @@ class UserCluster(Cluster):
     def __init__(self, folder: Path, leftovers: Leftovers) -> None:
         super().__init__(folder, leftovers, 1)
         self.environment["UNTOLD"] = "of root's environment"
+        wheels = folder / "wheels"
+        wheels.mkdir()
+        wheel(wheels, "granite", "1.0")
+        self.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
         self.users = folder / "users.toml"
         self.users.write_text(f'[users]\nalice = "{ALICE}"\nbob = "{BOB}"\n')
         self.credentials = folder / "credentials"
@@ -392,6 +397,26 @@ def test_a_node_of_a_person_says_that_deployments_could_read_each_other(leftover
             assert made.log("n1").count(words) == 1
         finally:
             made.stop()
+
+
+GRANITE = """
+    # /// script
+    # dependencies = ["granite"]
+    # ///
+    import os, granite
+    from constellation import init
+    init()
+    print(os.getuid(), os.stat(granite.__file__).st_uid, oct(os.stat(os.environ["VIRTUAL_ENV"] + "/..").st_mode)[-3:])
+"""
+
+
+@has_pip
+def test_packages_are_installed_as_the_user(shared: UserCluster) -> None:
+    """An installation runs what it installs; each user has the environments of its own, made once."""
+    for owner, user in (("alice", ALICE), ("bob", BOB), ("bob", BOB)):
+        done = shared.deploy_by(owner, GRANITE)
+        assert done.stdout == "{0} {0} 700\n".format(pwd.getpwnam(user).pw_uid), done
+    assert "installing" not in done.stderr
 
 
 GREEDY = """
