@@ -32,7 +32,16 @@ def _daemon_options(function: Any) -> Any:
         click.option("--name", metavar="NAME", help="What it is called; else its address."),
         click.option("--advertise", metavar="ADDR", help="Where others dial it, if that is not ADDR."),
         click.option("--credential", metavar="FILE", help="The fabric's node.pem; else in the configuration folder."),
-        click.option("--state", metavar="FOLDER", help="For its files; else in XDG_STATE_HOME/constellation."),
+        click.option(
+            "--users",
+            metavar="FILE",
+            help="Who runs as whom, where it is started as root; else /etc/constellation/users.toml.",
+        ),
+        click.option(
+            "--state",
+            metavar="FOLDER",
+            help="For its files; else XDG_STATE_HOME/constellation, and for root /var/lib/constellation.",
+        ),
         click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", help="How it logs on stderr."),
     ):
         function = option(function)
@@ -117,9 +126,9 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
     before: Shared = context.obj or Shared()
     shared = before.joined(Shared(options["format_"], options["plugins"], options["plugin_options"]))
     refuse_unknown(shared.plugins)
-    state = options["state"] or os.path.join(
-        os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "constellation"
-    )
+    # What runs as other users must get at its files, and nobody gets into root's home.
+    own = "/var/lib" if os.geteuid() == 0 else os.path.expanduser("~/.local/state")
+    state = options["state"] or os.path.join(os.environ.get("XDG_STATE_HOME") or own, "constellation")
     if os.pathsep in os.path.abspath(state):
         raise UsageError(f"cannot keep files in {state!r}: expected a folder without a colon, with --state")
     capacity = read_capacity(options["mem"], options["cpu"], options["custom"]) or _everything()
@@ -131,6 +140,7 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
         "labels": [list(split_pair(text, "NAME=VALUE, such as rack=a")) for text in options["labels"]],
         "folder": os.path.abspath(state),
         "credential": options["credential"],
+        "users": options["users"] and os.path.abspath(options["users"]),
         "plugins": list(shared.plugins),
         "plugin_options": dict(shared.plugin_options),
         "log_format": options["log_format"],

@@ -306,6 +306,11 @@ class NodeDaemon:
             part.reaped()
             self._files.forget(part)
 
+    @property
+    def os_pids(self) -> set[int]:
+        """Of the monitor processes that have not been waited for."""
+        return set(self._by_os_pid)
+
     def need(self, deployment: bytes, digests: list[bytes]) -> None:
         """Ask the master for chunks of files."""
         self._send(trunk.Need(deployment, list(digests)))

@@ -150,15 +150,19 @@ class Environments:
 
     @contextlib.contextmanager
     def hold(self, python: str) -> Iterator[None]:
-        """Keep the environment of a Python that `ensure` gave from being trimmed."""
+        """Keep the environment of a Python that `ensure` gave from being trimmed.
+
+        Raises:
+            OSError: It cannot be read, or is being removed. It is another user's, and nothing there is waited for.
+        """
         mark = os.path.join(os.path.dirname(os.path.dirname(python)), _READY)
         try:
-            fd = os.open(mark, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(mark, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:  # the node's own
             yield
             return
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             yield
         finally:
             os.close(fd)

@@ -8,6 +8,7 @@ so its processes wait at their full pipes: output is never dropped on a node.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -24,16 +25,21 @@ import pluggy
 import constellation
 from constellation.core import trunk
 from constellation.core.trunk import Specification
+from constellation.fabric.accounts import launch_options
 from constellation.fabric.books import close_fds
 from constellation.fabric.ledger import Ledger
 from constellation.fabric.loop import Loop
 from constellation.fabric.packets import Packets
+from constellation.fabric.users import Account
 
 MOST_KEPT: Final = 32 << 20
 """Bytes that a part keeps until the master acknowledges them; more are left where they are."""
 
 INLINE: Final = 48 << 10
 """A payload above this goes to the monitor process in a memfd."""
+
+LARGEST_PAYLOAD: Final = 4 << 30
+"""Bytes that a monitor process may hand over at once."""
 
 _RESUME: Final = MOST_KEPT // 2
 _END_S: Final = 2.0
@@ -87,6 +93,8 @@ class Part:
         """Number of the last message from the master that has come."""
         self.folder = ""
         """The copy of its files, to be removed at the end; empty: there is none."""
+        self.account: Account | None = None
+        """Whom it runs as; None: as the daemon."""
         self.words = bytearray()
         """What the monitor process itself has said on stderr: why it has ended."""
         self._loop = loop
@@ -115,7 +123,7 @@ class Part:
         read_end, write_end = os.pipe()
         try:
             with open(config_fd, "w", encoding="utf-8", closefd=False) as file:
-                json.dump({**config, "daemon": theirs.fileno()}, file)
+                json.dump({**config, "daemon": theirs.fileno(), "is_mapped": self.account is not None}, file)
             os.lseek(config_fd, 0, os.SEEK_SET)
             started = subprocess.Popen(
                 command(config_fd),
@@ -124,6 +132,7 @@ class Part:
                 stderr=write_end,
                 pass_fds=[config_fd, theirs.fileno()],
                 start_new_session=True,
+                **launch_options(self.account),
             )
         except BaseException:
             ours.close()
@@ -156,11 +165,11 @@ class Part:
                 os.close(self._stderr)
                 self._stderr = -1
 
-    def _on_end(self, _reason: str | None) -> None:
+    def _on_end(self, reason: str | None) -> None:
         self._read_words()
         if not self.is_over:
             self.is_over = True
-            words = self.words.decode(errors="replace").strip()
+            words = self.words.decode(errors="replace").strip() or reason
             self._on_gone(self, f"its monitor process has ended{f': {words}' if words else ''}")
 
     def end(self) -> None:
@@ -219,11 +228,15 @@ class Part:
 
     def _on_packet(self, message: trunk.StationMessage, fds: list[int]) -> None:
         payload = b""
-        if fds:
-            with open(os.dup(fds[0]), "rb") as file:
-                file.seek(0)
-                payload = file.read()
-        close_fds(fds)
+        try:
+            if fds:
+                payload = read_memory(fds[0])
+        except (OSError, ValueError) as error:
+            self._on_end(f"it passed what is no payload: {error}")
+            self._kill()
+            return
+        finally:
+            close_fds(fds)
         if isinstance(message, trunk.Over | trunk.NotBegun):
             self.living.discard(message.key)
         self.tell(message, payload)
@@ -246,6 +259,23 @@ class Part:
             self._kept_bytes -= _size(trunk.STATION.read(kept.message), kept.payload)
         if self._kept_bytes < _RESUME and self._packets is not None:
             self._packets.resume()
+
+
+def read_memory(fd: int) -> bytes:
+    """Read what another user's process may have passed: a memfd, which can be read without waiting, and no other file.
+
+    Raises:
+        OSError: It is none.
+        ValueError: There is too much in it.
+    """
+    fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # other files have none
+    size = os.fstat(fd).st_size
+    if size > LARGEST_PAYLOAD:
+        raise ValueError(f"{size} bytes: expected at most {LARGEST_PAYLOAD}")
+    payload = bytearray()
+    while len(payload) < size and (data := os.pread(fd, size - len(payload), len(payload))):
+        payload += data
+    return bytes(payload)
 
 
 def _size(message: trunk.StationMessage, payload: bytes) -> int:

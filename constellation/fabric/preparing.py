@@ -16,12 +16,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import constellation
 from constellation.core import trunk
 from constellation.core.errors import ConstellationError, DeployError
 from constellation.core.fitting import fit
 from constellation.core.specification import installation_of
 from constellation.fabric import installing, requirements
+from constellation.fabric.accounts import acting_as, check_reach, launch_options
 from constellation.fabric.sending import installation
+from constellation.fabric.store import Owner
 
 if TYPE_CHECKING:
     from constellation.core.requirements import Stated
@@ -38,6 +41,7 @@ _KILL_S: Final = 5.0
 """For an installation that is ended to take back what it has begun."""
 
 _MOST_WORDS: Final = 4 << 10
+_LONGEST_LINE: Final = 1 << 20
 
 
 class Kit(NamedTuple):
@@ -50,8 +54,8 @@ class Kit(NamedTuple):
     """Of the node."""
     need: Callable[[bytes, list[bytes]], None]
     """Asks the master for chunks."""
-    environments: Callable[[str], Environments]
-    """Those of an owner."""
+    environments: Callable[[Part], Environments]
+    """Those of a deployment's owner."""
     log: Callable[[str], None]
 
 
@@ -238,7 +242,9 @@ class Preparation:
         def work() -> _Look:
             manifest = self._kit.depot.read_manifest(self._owner, specification.manifest)
             folders = [each for each in (specification.folder, *specification.search) if each not in {"", "."}]
-            self._kit.depot.store(self._owner).assemble(manifest, target, folders=folders)
+            account = self._part.account
+            owner = None if account is None else Owner(account.uid, account.gid)
+            self._kit.depot.store(self._owner).assemble(manifest, target, folders=folders, owner=owner)
             look = self._look_at(target)
             self._kit.depot.trim(self._owner)
             return look
@@ -254,9 +260,15 @@ class Preparation:
             DeployError: It does not fit; has the table and what mends it.
         """
         specification = self._part.specification
-        if not os.path.isdir(os.path.join(root, specification.folder)):
-            raise DeployError(f"the folder {os.path.join(root, specification.folder)!r} is not on this node")
-        stated = requirements.stated(root, specification.script)
+        account = self._part.account
+        check_reach(account, sys.executable, constellation.__file__, os.path.dirname(self._part.folder))
+        with acting_as(account):
+            if not os.path.isdir(os.path.join(root, specification.folder)):
+                raise DeployError(
+                    f"the folder {os.path.join(root, specification.folder)!r} is not on this node"
+                    + (f", or the user {account.name!r} cannot get at it" if account is not None else "")
+                )
+            stated = requirements.stated(root, specification.script)
         here = requirements.this_environment()
         lacks = requirements.satisfied_by(stated, here)
         unfit = []
@@ -310,10 +322,15 @@ class Preparation:
         given = os.memfd_create("constellation-install")
         self._output, write_end = os.pipe()
         try:
-            os.write(given, installing.request(self._kit.environments(self._owner).folder, look.root, look.stated))
+            os.write(given, installing.request(self._kit.environments(self._part).folder, look.root, look.stated))
             os.lseek(given, 0, os.SEEK_SET)
             started = subprocess.Popen(
-                installing.command(), stdin=given, stdout=write_end, stderr=write_end, start_new_session=True
+                installing.command(),
+                stdin=given,
+                stdout=write_end,
+                stderr=write_end,
+                start_new_session=True,
+                **launch_options(self._part.account, is_pip=True),
             )
         except BaseException:
             os.close(self._output)
@@ -335,6 +352,7 @@ class Preparation:
         except BlockingIOError:
             return
         *lines, self._line = (self._line + data).split(b"\n")
+        self._line = self._line[-_LONGEST_LINE:]
         for line in lines:
             self._hear(line)
         if not data:
@@ -345,7 +363,8 @@ class Preparation:
     def _hear(self, line: bytes) -> None:
         try:
             ((kind, text),) = json.loads(line).items()
-        except (ValueError, AttributeError):  # what Python itself says when it fails
+            text = str(text)
+        except (ValueError, AttributeError, RecursionError):  # what Python itself says when it fails
             self._words = (self._words + line + b"\n")[-_MOST_WORDS:]
             return
         if kind == "log":
@@ -355,8 +374,13 @@ class Preparation:
             self._fail(text)
         elif kind == "python":
             self._close_output()
-            self._holds.enter_context(self._kit.environments(self._owner).hold(text))
-            self._finish(text)
+            try:
+                with acting_as(self._part.account):
+                    self._holds.enter_context(self._kit.environments(self._part).hold(text))
+            except (OSError, ValueError, DeployError) as error:
+                self._fail(f"cannot use the environment {text!r}: {error}")
+            else:
+                self._finish(text)
 
     def _close_output(self) -> None:
         if self._output >= 0:

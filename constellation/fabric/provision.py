@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from constellation.core import trunk
+from constellation.core.errors import ConstellationError
 from constellation.core.settings import CREDIT
+from constellation.fabric.accounts import Accounts, environment_of, own_folder
 from constellation.fabric.aside import Aside
 from constellation.fabric.daemon import remove_folder
 from constellation.fabric.depot import Depot, folder_of
@@ -22,6 +24,7 @@ from constellation.fabric.preparing import Kit, Preparation, Ready
 if TYPE_CHECKING:
     from constellation.fabric.loop import Loop
     from constellation.fabric.parts import Part
+    from constellation.fabric.users import Account
 
 # Python runs sitecustomize before the program, and finds the first one. This one takes itself away, and lets the next have
 # its turn. PYTHONPATH alone would not do: it comes before the standard library, and a project may have a queue.py.
@@ -53,6 +56,10 @@ class Provision:
         need: Asks the master for chunks that are not here.
         name: Gives the name of the node.
         log: Writes one line.
+        accounts: Whom deployments run as.
+
+    Raises:
+        OSError: Its folders cannot be made.
     """
 
     def __init__(
@@ -62,10 +69,21 @@ class Provision:
         need: Callable[[bytes, list[bytes]], None],
         name: Callable[[], str],
         log: Callable[[str], None],
+        accounts: Accounts,
     ) -> None:
+        self._accounts = accounts
+        self._log = log
+        self._mode = 0o711 if accounts.is_mapping else 0o700
         self.depot = Depot(folder)
         self._folder = os.path.join(folder, "deployments")
         remove_folder(self._folder)
+        self._environments = os.path.join(folder, "environments")
+        for each in (folder, self._folder, self._environments):
+            os.makedirs(each, mode=0o700, exist_ok=True)
+            os.chmod(each, self._mode)
+        store = os.path.join(folder, "store")
+        os.makedirs(store, mode=0o700, exist_ok=True)
+        os.chmod(store, 0o700)
         self._aside = Aside(loop)
         self._kit = Kit(
             loop,
@@ -73,7 +91,7 @@ class Provision:
             self.depot,
             name,
             need,
-            lambda owner: Environments(os.path.join(folder, "environments", folder_of(owner))),
+            lambda part: Environments(self._environments_of(part)),
             log,
         )
         self._preparations: dict[bytes, Preparation] = {}
@@ -91,7 +109,7 @@ class Provision:
 
         def ready(found: Ready) -> None:
             try:
-                config = configuration(part.specification, found, os.path.join(part.folder, "path"))
+                config = configuration(part.specification, found, os.path.join(part.folder, "path"), part.account)
             except OSError as error:
                 on_failed(f"cannot write into {part.folder}: {error.strerror}")
             else:
@@ -99,11 +117,29 @@ class Provision:
 
         preparation = self._preparations[part.deployment] = Preparation(self._kit, part, ready, on_failed)
         try:
-            os.makedirs(part.folder, mode=0o700)
+            part.account = self._accounts.of(part.specification.owner)
+            # Of a mapped user, only what is in it is the user's own: whoever could rename that could have root write elsewhere.
+            os.makedirs(part.folder, mode=self._mode)
+            os.chmod(part.folder, self._mode)
+        except ConstellationError as error:
+            self._log(f"deployment {part.deployment.hex()[:7]} of {part.specification.owner!r} is refused: {error}")
+            on_failed(str(error))
+            return
         except OSError as error:
             on_failed(f"cannot make the folder {part.folder}: {error.strerror}")
             return
         preparation.start()
+
+    def _environments_of(self, part: Part) -> str:
+        name, account = folder_of(part.specification.owner), part.account
+        path = os.path.join(self._environments, name if account is None else f"{name}-{account.uid}")
+        own_folder(path, account)
+        return path
+
+    @property
+    def os_pids(self) -> set[int]:
+        """Of the installations that run."""
+        return {each.os_pid for each in [*self._preparations.values(), *self._installing]} - {0}
 
     def reaped(self, os_pid: int) -> None:
         """A child of the daemon has been waited for."""
@@ -144,13 +180,16 @@ def _nothing(_: object) -> None:
     """Nobody waits for it; what is left goes when the daemon starts again."""
 
 
-def configuration(specification: trunk.Specification, found: Ready, path_folder: str) -> dict[str, Any]:
+def configuration(
+    specification: trunk.Specification, found: Ready, path_folder: str, account: Account | None = None
+) -> dict[str, Any]:
     """What the monitor process is told of the program.
 
     Args:
         specification: The deployment.
         found: The interpreter to run it with, and where its files are.
         path_folder: A folder to be made for what adds to the search path.
+        account: Whom it runs as; None: as the daemon.
 
     Raises:
         OSError: It cannot be made.
@@ -158,6 +197,8 @@ def configuration(specification: trunk.Specification, found: Ready, path_folder:
     settings = {str(name): str(value) for name, value in specification.settings}
     kept = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
+    if account is not None:
+        environment = environment_of(account)
     environment |= {str(name): str(value) for name, value in specification.environment}
     if found.python != sys.executable:  # as if the environment had been activated
         binaries = os.path.dirname(found.python)
@@ -165,9 +206,13 @@ def configuration(specification: trunk.Specification, found: Ready, path_folder:
         environment["PATH"] = os.pathsep.join([binaries, environment.get("PATH", os.defpath)])
     folders = [os.path.normpath(os.path.join(found.root, each)) for each in specification.search]
     if folders:
-        os.makedirs(path_folder, mode=0o755)
+        os.mkdir(path_folder, mode=0o755)
+        # Opened before it is given away: what stands by its name afterwards is the user's to say.
         with open(os.path.join(path_folder, "sitecustomize.py"), "w", encoding="utf-8") as file:
             file.write(_SITE.format(here=path_folder, folders=folders))
+            if account is not None:
+                os.fchown(file.fileno(), account.uid, account.gid)
+                os.chown(path_folder, account.uid, account.gid)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [path_folder, environment.get("PYTHONPATH")]))
     borrowed = {
         "CONSTELLATION_CAPACITY": "[4611686018427387904, 1000000000, []]",

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from constellation.core.plugins import Plugins, make_plugin_manager
 from constellation.core.preamble import Preamble, Purpose
 from constellation.core.resources import Resources
 from constellation.core.role import BRIDGE, NODE, Role, check_role
+from constellation.fabric.accounts import Accounts
 from constellation.fabric.bridging import Bridge
 from constellation.fabric.conduit import Conduit
 from constellation.fabric.credential import NodeCredential, load_node
@@ -119,8 +121,8 @@ class Daemon:
     """A node, and a master where it is one.
 
     Args:
-        config: What the command said: address, advertise, name, mem, cpu, custom, labels, folder, credential, plugins,
-            plugin_options, lease, log_format, nodes (of the file, for a master), join.
+        config: What the command said: address, advertise, name, mem, cpu, custom, labels, folder, credential, users,
+            plugins, plugin_options, lease, log_format, nodes (of the file, for a master), join.
         keeper: Read end of the pipe by which the end of the keeper shows.
 
     Raises:
@@ -144,12 +146,17 @@ class Daemon:
         self._security = _Security(self._credential, lambda: self._node.settings.name)
         self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
         capacity = with_detected(Resources.from_fields(config["capacity"]), self._plugins)
+        accounts = Accounts(config["users"], self._journal.write, is_loopback=address.is_loopback)
+        if accounts.is_mapping:
+            # Users pass through to their own; they see nothing else.
+            os.chmod(config["folder"], stat.S_IMODE(os.stat(config["folder"]).st_mode) | 0o011)  # noqa: S103  # nobody may list it
         self._provision = Provision(
             loop,
             self._folder,
             lambda name, digests: self._node.need(name, digests),  # noqa: PLW0108  # it is made after this
             lambda: self._node.settings.name,
             self._journal.write,
+            accounts,
         )
         self._node = NodeDaemon(
             loop,
@@ -259,11 +266,21 @@ class Daemon:
             while True:
                 os_pid, _ = os.waitpid(-1, os.WNOHANG)
                 if os_pid == 0:
+                    self._kill_strays()
                     return
                 self._node.reaped(os_pid)
                 self._provision.reaped(os_pid)
                 if self._bridge is not None:
                     self._bridge.reaped(os_pid)
+
+    def _kill_strays(self) -> None:
+        """Kill what a deployment has left whose monitor process has gone: it has become a child of this process."""
+        ours = self._node.os_pids | self._provision.os_pids
+        if self._bridge is not None:
+            ours.add(self._bridge.os_pid)
+        for os_pid in _children() - ours:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(os_pid, signal.SIGKILL)
 
     def _leave(self, reason: str) -> None:
         self._journal.write(f"ends, because of {reason}")
@@ -453,7 +470,7 @@ class _BridgeChild:
     def __init__(self, loop: Loop, bind: str, master: str, config: dict[str, Any], journal: Journal) -> None:
         self._loop = loop
         self._journal = journal
-        self._os_pid = 0
+        self.os_pid = 0
         self._is_over = False
         self._settings = {
             "bind": bind,
@@ -472,12 +489,12 @@ class _BridgeChild:
             stdin=subprocess.DEVNULL,
         )
         started.returncode = 0  # the daemon reaps; Popen must not
-        self._os_pid = started.pid
+        self.os_pid = started.pid
 
     def reaped(self, os_pid: int) -> None:
         """A child has been waited for."""
-        if os_pid == self._os_pid:
-            self._os_pid = 0
+        if os_pid == self.os_pid:
+            self.os_pid = 0
             if not self._is_over:
                 self._journal.write("the bridge has ended: it is started again")
                 self._loop.call_later(0.5, self._start)
@@ -485,9 +502,9 @@ class _BridgeChild:
     def end(self) -> None:
         """Have it end."""
         self._is_over = True
-        if self._os_pid:
+        if self.os_pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._os_pid, signal.SIGTERM)
+                os.kill(self.os_pid, signal.SIGTERM)
 
 
 class BridgeDaemon:
@@ -580,6 +597,15 @@ def hello_for(master: FabricMaster, entry: NodeEntry | None) -> trunk.Hello:
 def _folder_of(address: Address) -> str:
     """The name of a daemon's folder: no colon, which would end a path in PATH and PYTHONPATH."""
     return str(address).replace(":", "_")
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    with contextlib.suppress(OSError):  # a kernel may not tell; then the keeper kills them, at the end
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
+                found.update(map(int, file.read().split()))
+    return found
 
 
 def _is_same(one: Address, two: Address) -> bool:

@@ -26,6 +26,7 @@ from constellation.core.errors import ConstellationError
 from constellation.core.pid import Pid
 from constellation.core.plugins import make_plugin_manager
 from constellation.fabric import cgroups, keeper
+from constellation.fabric.accounts import bound_limits
 from constellation.fabric.books import Process, close_fds
 from constellation.fabric.computer import Order
 from constellation.fabric.limits import Limits
@@ -64,6 +65,8 @@ def main(config_fd: int) -> int:
     sys.path += [folder for folder in config["sys_path"] if folder not in sys.path]
     sock = socket.socket(fileno=config["daemon"])
     sock.set_inheritable(False)
+    if config["is_mapped"]:
+        bound_limits()
     file_limit = raise_file_limit()
     try:
         plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)

@@ -101,11 +101,14 @@ class HostCluster(Cluster):
             [*COMMAND, "keygen", str(folder / "credentials")], env=self.environment, check=True, capture_output=True
         )
         self.credential = ("--credential", str(folder / "credentials" / "deployer.pem"))
+        self.users = folder / "users.toml"
+        self.users.write_text('[users]\nroot = {user = "root", run_as_root = true}\n')
 
     def start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         """Start a daemon on its host."""
         credential = str(self.folder / "credentials" / "node.pem")
-        return super().start(name, "--credential", credential, "--state", str(self.folder / f"state-{name}"), *options)
+        files = ("--state", str(self.folder / f"state-{name}"), "--users", str(self.users))
+        return super().start(name, "--credential", credential, *files, *options)
 
     def command_on(self, name: str) -> list[str]:
         """What starts a daemon."""

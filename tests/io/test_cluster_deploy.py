@@ -25,7 +25,8 @@ from tests.io.cluster import LIMIT_S, Cluster, cluster, free_ports
 from tests.io.original_programs import FOLDER, PROGRAMS, check, expectation, read_run
 from tests.io.test_environments import has_pip, wheel
 
-SLOW_PROGRAMS = {"resource_limit_stress", "resource_limit"}
+LIMITED = {"resource_limit": 'mem = "3 GiB"', "resource_limit_stress": "mem = 1073741824"}
+"""Programs that fill the capacity, and what the fabric must have."""
 
 
 class Programs:
@@ -500,24 +501,41 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Pa
         yield made, programs
 
 
-@pytest.mark.parametrize(
-    "program",
-    [pytest.param(each, marks=[pytest.mark.slow] if each.stem in SLOW_PROGRAMS else []) for each in PROGRAMS],
-    ids=lambda program: program.stem,
-)
-def test_program_of_the_original_shows_the_same_tree_when_it_is_deployed(
-    program: Path, wide: tuple[Cluster, Path]
-) -> None:
-    """The tree of output and ends that stands in its file, over two nodes."""
-    made, programs = wide
+def run_program(made: Cluster, folder: Path, program: Path) -> None:
+    """Deploy a program of the original, and hold the run against what stands in its file."""
     done = subprocess.run(
         [*made.command, "deploy", "--format", "json", "--env", f"{MARK}={made.mark}", made.bridge,
          program.name, *expectation(program).arguments],
         env=made.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        cwd=programs,
+        cwd=folder,
         timeout=150,
         check=False,
     )  # fmt: skip
     check(read_run(done.stdout, done.stderr, done.returncode), program)
+
+
+@pytest.mark.parametrize(
+    "program", [each for each in PROGRAMS if each.stem not in LIMITED], ids=lambda program: program.stem
+)
+def test_program_of_the_original_shows_the_same_tree_when_it_is_deployed(
+    program: Path, wide: tuple[Cluster, Path]
+) -> None:
+    """The tree of output and ends that stands in its file, over two nodes."""
+    run_program(*wide, program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program", [each for each in PROGRAMS if each.stem in LIMITED], ids=lambda program: program.stem
+)
+def test_program_that_fills_the_capacity_shows_the_same_tree_on_a_fabric_that_has_it(
+    program: Path, tmp_path: Path, leftovers: Leftovers
+) -> None:
+    """To the last byte: the fabric has what the program names, on one node as it wants."""
+    programs = tmp_path / "programs"
+    shutil.copytree(FOLDER, programs, ignore=shutil.ignore_patterns("__pycache__"))
+    with cluster(tmp_path, leftovers, 1, lines=(LIMITED[program.stem],)) as made:
+        made.wait_for_nodes()
+        run_program(made, programs, program)
