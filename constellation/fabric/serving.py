@@ -274,13 +274,17 @@ class Daemon:
                     self._bridge.reaped(os_pid)
 
     def _kill_strays(self) -> None:
-        """Kill what a deployment has left whose monitor process has gone: it has become a child of this process."""
+        """Kill what a deployment of another user has left whose monitor process has gone: it has become our child.
+
+        What runs as we do may be a plugin's.
+        """
         ours = self._node.os_pids | self._provision.os_pids
         if self._bridge is not None:
             ours.add(self._bridge.os_pid)
         for os_pid in _children() - ours:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(os_pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                if _user_of(os_pid) != os.getuid():
+                    os.kill(os_pid, signal.SIGKILL)
 
     def _leave(self, reason: str) -> None:
         self._journal.write(f"ends, because of {reason}")
@@ -606,6 +610,12 @@ def _children() -> set[int]:
             with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
                 found.update(map(int, file.read().split()))
     return found
+
+
+def _user_of(os_pid: int) -> int:
+    """The real user of a process: the owner of its folder in /proc is root's where it lets nobody look at it."""
+    with open(f"/proc/{os_pid}/status", encoding="utf-8", errors="replace") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
 
 
 def _is_same(one: Address, two: Address) -> bool:

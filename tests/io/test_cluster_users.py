@@ -319,6 +319,7 @@ STRAY = """
     if os.fork() == 0:
         os.setsid()
         ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # whoever starts it may end
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # nobody of the same user may look at it
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         time.sleep(600)
@@ -340,7 +341,8 @@ def test_a_program_that_kills_its_own_monitor_process_leaves_nothing(shared: Use
     daemon = daemon_below(shared.daemons["n1"])
     uid = pwd.getpwnam(BOB).pw_uid
     children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
-    assert uid not in {os.stat(f"/proc/{child}").st_uid for child in children}
+    lines = [line for child in children for line in Path(f"/proc/{child}/status").read_text().splitlines()]
+    assert not [line for line in lines if line.split()[:2] == ["Uid:", str(uid)]]
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
