@@ -36,13 +36,11 @@ class Programs:
         self.cluster = made
         self.wheels = wheels
 
-    def deploy(self, folder: Path, *args: str, **given: object) -> Result:
+    def deploy(
+        self, folder: Path, *args: str, options: tuple[str, ...] = ("--format", "raw"), timeout: float = 90.0
+    ) -> Result:
         """Deploy with raw output."""
         mark = ("--env", f"{MARK}={self.cluster.mark}")
-        options = given.pop("options", ("--format", "raw"))
-        assert isinstance(options, tuple)
-        timeout = given.pop("timeout", 90.0)
-        assert isinstance(timeout, float)
         before = args[: args.index("-m")] if "-m" in args else ()
         module = ("-m",) if "-m" in args else ()
         rest = args[len(before) + len(module) :]
@@ -363,7 +361,7 @@ def test_ctrl_c_during_an_installation_ends_it(fabric: Programs, tmp_path: Path)
 
 def installers(mark: str) -> list[str]:
     """Processes of the fabric that install something."""
-    found = []
+    found: list[str] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
