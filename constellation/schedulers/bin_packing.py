@@ -110,31 +110,43 @@ def _positions(asked: tuple[tuple[str, int], ...], names: _Names) -> list[tuple[
 
 
 class _Chunk:
-    """Sorted rows, never none, with the largest free cores and custom amounts among them."""
+    """Sorted rows, never none, with the largest free cores and custom amounts among them.
 
-    __slots__ = ("cpu", "custom", "rows")
+    Where ``is_stale`` these may be larger than they are.
+    """
+
+    __slots__ = ("cpu", "custom", "is_stale", "rows")
 
     cpu: int
     custom: tuple[int, ...]
 
     def __init__(self, rows: list[_Row]) -> None:
         self.rows = rows
-        self._measure()
+        self.measure()
 
     def add(self, row: _Row) -> None:
         insort(self.rows, row)
         self.cpu = max(self.cpu, row[1])
-        self.custom = tuple(map(max, self.custom, row[3]))
+        if row[3]:
+            self.custom = tuple(map(max, self.custom, row[3]))
 
     def remove(self, row: _Row) -> None:
         """Take a row out, not the last one."""
         del self.rows[bisect_left(self.rows, row)]
-        if row[1] == self.cpu or any(map(eq, row[3], self.custom)):
-            self._measure()
+        # Only marked: that they are too large makes nothing wrong, and most chunks change many times before they are searched.
+        if row[1] == self.cpu or (row[3] and any(map(eq, row[3], self.custom))):
+            self.is_stale = True
 
-    def _measure(self) -> None:
+    def measure(self) -> None:
+        """Make the largest amounts exact."""
+        self.is_stale = False
         self.cpu = max([row[1] for row in self.rows])
-        self.custom = tuple(map(max, zip(*[row[3] for row in self.rows], strict=True)))
+        # Most nodes have no custom amounts.
+        self.custom = tuple(map(max, zip(*[row[3] for row in self.rows], strict=True))) if self.rows[0][3] else ()
+
+    def may_hold(self, cpu: int, custom: list[tuple[int, int]]) -> bool:
+        """Whether the largest amounts suffice, each by itself."""
+        return self.cpu >= cpu and (not custom or _suffices(self.custom, custom))
 
 
 class _Group:
@@ -180,8 +192,12 @@ class _Group:
         first = bisect_left(self._ends, wanted)
         for position in range(first, len(self.chunks)):
             chunk = self.chunks[position]
-            if chunk.cpu < cpu or (custom and not _suffices(chunk.custom, custom)):
+            if not chunk.may_hold(cpu, custom):
                 continue
+            if chunk.is_stale:
+                chunk.measure()
+                if not chunk.may_hold(cpu, custom):
+                    continue
             rows = chunk.rows
             start = bisect_left(rows, wanted) if position == first else 0
             for index in range(start, len(rows)):
