@@ -65,18 +65,21 @@ class Ours:
         self.writing.register(self.link.fileno(), select.EPOLLOUT)
 
     def send(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:
+        while data:
             try:
-                view = view[self.link.send(view) :]
+                taken = self.link.send(data)
             except BlockingIOError:
                 self.writing.poll(-1, 1)
+                continue
+            if taken == len(data):
+                return
+            data = memoryview(data)[taken:]
 
     def receive(self) -> bytes:
         while True:
-            if not self.link.pending():
-                self.reading.poll(-1, 1)
             try:
+                if not self.link.pending():
+                    self.reading.poll(-1, 1)
                 return self.link.receive(128 << 10)
             except BlockingIOError:
                 pass

@@ -11,9 +11,10 @@ is noted on the connection. The settings are those of the daemons' contexts (`fa
 
 from __future__ import annotations
 
+import operator
 import os
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from constellation.core.errors import HandshakeError
 from constellation.core.role import Identity, Role, check_role, link_name, read_role
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
     from constellation.core.pid import Pid
 
 
+class _Asked(dict[Any, Any]):
+    """What the client of one connection has asked for, as keys. A class, because OpenSSL's side refers to it weakly."""
+
+
 class _Socket(ssl.SSLSocket):
     """A socket whose handshake fails where the peer is none of ours."""
 
     def do_handshake(self, block: bool = False) -> None:  # as ssl has it
         super().do_handshake(block)
-        _check(self.context, self.getpeercert())
+        _check(self)
 
 
 class _Object(ssl.SSLObject):
@@ -35,11 +40,14 @@ class _Object(ssl.SSLObject):
 
     def do_handshake(self) -> None:
         super().do_handshake()
-        _check(self.context, self.getpeercert())
+        _check(self)
 
 
 class LinkContext(ssl.SSLContext):
-    """A context that accepts processes of one deployment only, and on each connection only for the link that is meant."""
+    """A context that accepts processes of one deployment only, and on each connection only for the link that is meant.
+
+    The handshake has to be driven by ``do_handshake``.
+    """
 
     sslsocket_class = _Socket
     sslobject_class = _Object
@@ -48,12 +56,16 @@ class LinkContext(ssl.SSLContext):
     link: str
     """The name of the link that is opened next."""
 
-    def wrap_socket(self, sock: Any, server_side: bool = False, **how: Any) -> ssl.SSLSocket:  # type: ignore[override]
+    def wrap_socket(  # type: ignore[override]
+        self, sock: Any, server_side: bool = False, do_handshake_on_connect: bool = True, **how: Any
+    ) -> ssl.SSLSocket:
         """As `ssl.SSLContext.wrap_socket`, for the link."""
         if not server_side:
             how.setdefault("server_hostname", self.link)
-        wrapped = super().wrap_socket(sock, server_side, **how)
-        wrapped.link = self.link  # type: ignore[attr-defined]  # for `_check_name`
+        wrapped = super().wrap_socket(sock, server_side, do_handshake_on_connect=False, **how)
+        self._note(wrapped)
+        if do_handshake_on_connect:
+            wrapped.do_handshake()
         return wrapped
 
     def wrap_bio(self, incoming: Any, outgoing: Any, server_side: bool = False, **how: Any) -> ssl.SSLObject:  # type: ignore[override]
@@ -61,8 +73,12 @@ class LinkContext(ssl.SSLContext):
         if not server_side:
             how.setdefault("server_hostname", self.link)
         wrapped = super().wrap_bio(incoming, outgoing, server_side, **how)
-        wrapped.link = self.link  # type: ignore[attr-defined]  # for `_check_name`
+        self._note(wrapped)
         return wrapped
+
+    def _note(self, wrapped: Any) -> None:
+        wrapped.link = self.link
+        wrapped.asked = wrapped._sslobj.owner = _Asked()
 
 
 class LinkContexts:
@@ -105,7 +121,9 @@ def _make(identity: Identity, deployment: bytes, *, server: bool) -> LinkContext
     context.link = ""
     if server:
         context.num_tickets = 0
-        context.sni_callback = _check_name
+        # Called with what `_note` has made the owner, the name and the context: it stores the name. A function of ours would be
+        # where Python runs the handler of a Ctrl-C that came during the handshake; what that raises would be lost there.
+        context.sni_callback = cast("Any", operator.setitem)
     context.load_verify_locations(cadata=identity.authority_pem)
     # `ssl` takes keys out of files only: one that has no name, is in memory, and is gone at once.
     fd = os.memfd_create("identity", os.MFD_CLOEXEC)
@@ -117,14 +135,15 @@ def _make(identity: Identity, deployment: bytes, *, server: bool) -> LinkContext
     return context
 
 
-def _check_name(tls: Any, name: str | None, _context: Any) -> int | None:
-    """Refuse a client that asks for another link, or for none: it is not whom the nodes have put through."""
-    return None if name == tls.link else ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+def _check(wrapped: Any) -> None:
+    """Refuse a peer of another role, and a client that has asked for another link, or for none.
 
-
-def _check(context: ssl.SSLContext, certificate: Any) -> None:
-    assert isinstance(context, LinkContext)
+    Raises:
+        ssl.SSLCertVerificationError: It is refused.
+    """
     try:
-        check_role(read_role(certificate), context.peer)
+        check_role(read_role(wrapped.getpeercert()), wrapped.context.peer)
+        if wrapped.server_side and set(wrapped.asked) != {wrapped.link}:
+            raise HandshakeError("it is not whom the nodes have put through: it asks for another link")
     except HandshakeError as error:
         raise ssl.SSLCertVerificationError(1, f"the link is refused: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constellation.transports.tls import MOST_AT_ONCE, RECORD, records_of
+from constellation.transports.tls import MOST_AT_ONCE, RECORD, data_in, records_of
 
 SIZES = st.lists(
     st.one_of(
@@ -53,3 +53,10 @@ def test_a_large_buffer_is_not_copied() -> None:
     records = records_of([b"header", chunk])
     assert records[0] == b"header"
     assert all(isinstance(record, memoryview) and record.obj is chunk for record in records[1:])
+
+
+@given(st.lists(st.integers(1, RECORD), min_size=1, max_size=5))
+def test_the_data_in_records_is_told_from_their_headers(sizes: list[int]) -> None:
+    """For what a Ctrl-C came into: the ciphertext says how much of ours there is in it."""
+    records = b"".join(b"\x17\x03\x03" + (size + 17).to_bytes(2, "big") + bytes(size + 17) for size in sizes)
+    assert data_in(records) == sum(sizes)
