@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from constellation.core import framing, messages, settings
+from constellation.core.door import DOOR
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
 
@@ -51,3 +52,13 @@ def test_the_version_and_the_limits_are_those_of_the_code() -> None:
     assert settings.WINDOW == 64 << 10
     assert settings.LARGEST_NAME == 4096
     assert messages.PAYLOAD_INLINE == 48 << 10
+
+
+def test_every_question_at_a_door_is_in_the_table_with_its_fields() -> None:
+    """Number, name and fields of each message, in order."""
+    rows = [
+        (int(number), name.strip("`"), re.findall(r"`(\w+)`", fields))
+        for number, name, fields, *_ in _rows("Questions at a door")
+    ]
+
+    assert rows == [(number, kind.__name__, list(kind._fields)) for number, kind in enumerate(DOOR.kinds)]
