@@ -92,6 +92,7 @@ class Control:
         self._last = 0
         self._lock = _thread.RLock()  # of all that sends; reading is the driver's alone
         self.is_open = True
+        self._has_ended = False  # and all who must know have been told
         reactor.watch(self._fd, self)
 
     def request(self) -> Request:
@@ -129,7 +130,9 @@ class Control:
                 return
             except OSError:
                 # The node has gone; the reader sees it, after what the node still said.
-                queue.clear()
+                while queue:
+                    for fd in queue.pop()[1]:
+                        os.close(fd)
                 return
             del queue[0], done[0]  # commit
             for fd in fds:
@@ -198,11 +201,13 @@ class Control:
             del self._requests[number]
 
     def _end(self) -> None:
-        if self.is_open:
+        # First: whoever asks from now on sees it, and whoever has asked before is told here.
+        self.is_open = False
+        if not self._has_ended:
             for request in list(self._requests.values()):
                 self._reactor.touched += (request,)
             self._on_end()
-            self.is_open = False
+            self._has_ended = True
         self._reactor.forget(self._fd)
 
     def check(self) -> None:

@@ -158,6 +158,9 @@ class Peer:
             if self.pid == self.runtime.pid:
                 self._link_to_self()
                 return
+            if not self.runtime.control.is_open:
+                self.runtime.lose_peer(self)
+                return
             self.runtime.control.send(Connect(self.pid.to_bytes(), self._connecting.number))
             self._connecting.is_asked = True
 

@@ -228,7 +228,11 @@ class Runtime:
             os.kill(self.os_pid, signal.SIGKILL)
         for peer in list(self.peers.values()):
             if peer.wire.link is None and peer.pid != self.pid:
-                peer.on_refused(error_of(peer.pid, lost_with_node(peer.pid)))
+                self.lose_peer(peer)
+
+    def lose_peer(self, peer: Peer) -> None:
+        """There will be no link with this peer: the node has gone."""
+        peer.on_refused(error_of(peer.pid, lost_with_node(peer.pid)))
 
     def watch_peer(self, peer: Peer) -> None:
         """A link has ended: ask the node how its process ended, and tell the peer."""

@@ -294,3 +294,35 @@ def test_a_program_may_start_another(run_program: RunProgram, tmp_path: Path) ->
     """
     result = run_program(tmp_path, source, env=RAW)
     assert (result.stdout, result.stderr, result.returncode) == ("other\n", "", 0)
+
+
+def test_a_channel_that_begins_when_the_fabric_has_gone(leftovers: Leftovers, tmp_path: Path) -> None:
+    """Nobody will make its link: both ends are told that the process was lost, and wait for nothing."""
+    code = CALL + textwrap.dedent("""
+        import signal, time
+        from constellation import PeerDied
+        def tells():
+            template = os.getppid()
+            fabric = int(open(f"/proc/{template}/stat").read().rpartition(")")[2].split()[1])
+            Sender(parent()).send(fabric).block()
+            time.sleep(60)
+        init()
+        silent = spawn(time.sleep, 60).block()
+        os.kill(Receiver(spawn(tells).block()).recv().block(), signal.SIGKILL)
+        assert "node lost" in watch(silent).block().cause
+        for use in (Receiver(silent).recv(), Sender(silent).send(1), Receiver(silent, "other").recv()):
+            try:
+                use.block()
+            except PeerDied as died:
+                print(died.status.cause[:9])
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**leftovers.environment, **RAW},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == "node lost\n" * 3, done
