@@ -22,7 +22,7 @@ def _check_all(found: Run, count: int) -> None:
         check(told, found, tops[twigs] if is_twig else "")
         twigs += is_twig
     for kind in KINDS:
-        assert sum(told["kind"] == kind for told in found.told) == count, (kind, found.text)
+        assert sum(told["kind"] == kind for told in found.told) == count, (kind, found.text[-3000:])
 
 
 @pytest.mark.parametrize("human", [False, True])
