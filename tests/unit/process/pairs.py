@@ -163,6 +163,7 @@ class Process:
         self.is_drain_full = False
         self.budget = 1 << 40
         self.control = self
+        self.is_open = True
         self.asks: deque[messages.Connect] = deque()
         self.told: deque[tuple[int, int]] = deque()
         self.lost: list[Peer] = []
