@@ -67,7 +67,7 @@ def test_version(leftovers: Leftovers, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("run", "--plugin", "msgpak", "prog.py"), "constellation: unknown plugin 'msgpak'; did you mean 'msgpack'?"),
+        (("run", "--plugin", "msgpak", "prog.py"), "constellation: unknown plugin 'msgpak'; did you mean 'msgpack'"),
         (("run", "--mem", "much", "prog.py"), "constellation: cannot read mem='much': expected bytes"),
         (("run", "--nonsense", "prog.py"), "--nonsense"),
         (("plugins", "new", "Mine", "--kind", "news"), "constellation: cannot name a plugin 'Mine'"),

@@ -31,8 +31,8 @@ def child():
     print("child is up")
     time.sleep(1000)
 init()
-spawn(child).block()
 try:
+    spawn(child).block()
     time.sleep(1000)
 except KeyboardInterrupt:
     print("interrupted")

@@ -30,6 +30,8 @@ def test_program_of_the_original_shows_its_tree(program: Path, how: str, leftove
     check(run(program, how, leftovers.environment), program)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_hundreds_of_processes_a_hundred_deep_fill_the_capacity_to_the_last_byte(leftovers: Leftovers) -> None:
     """Each is spawned, told of to all others, and ends, in the tree that the seed gives."""
     (program,) = [each for each in PROGRAMS if each.stem == STRESS]

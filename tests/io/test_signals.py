@@ -19,7 +19,7 @@ from constellation.fabric.proc import state_of
 from tests.conftest import Leftovers, RunProgram
 from tests.io.channel_programs import run
 
-FEW, MANY = 60, 1700
+FEW, MANY = 20, 1700
 """Interrupts for each of the six kinds of operations: some hundred, and ten thousand in all."""
 often = pytest.mark.parametrize("hits", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 
@@ -101,7 +101,7 @@ def test_interrupts_at_blocked_operations(run_program: RunProgram, tmp_path: Pat
         flood.close()
         Sender(child, "end").send(None).block()
     """
-    result = run(run_program, tmp_path, source, env={"PYTHONWARNINGS": "ignore"}, timeout=20 + hits)
+    result = run(run_program, tmp_path, source, env={"PYTHONWARNINGS": "ignore"}, timeout=60 + hits)
     assert result.stdout.split() == ["recv", "send", "watch", "select", "join", "spawn"], result
 
 
