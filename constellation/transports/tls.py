@@ -38,7 +38,8 @@ RECORD: Final = 16 << 10
 MOST_AT_ONCE: Final = 64 << 10
 """What one call encrypts and writes. More would be memory that malloc maps anew for each call, which costs twice the time."""
 
-_READ = (64 << 10,)
+_READ = 64 << 10
+"""How much is read at a time where there is much."""
 _ALL = (1 << 20,)
 _HEADER = 5
 _OVERHEAD = 17
@@ -46,6 +47,8 @@ _OVERHEAD = 17
 _LARGEST = RECORD + 256
 """The most that a header may announce (RFC 8446, 5.2)."""
 _FIRST_KIND, _LAST_KIND = 20, 23
+_MOST_INTO = 256 << 10
+"""What one call decrypts to somebody's memory."""
 _DIRECT = 1 << 10
 """Records from so many bytes on are decrypted into their place."""
 _MARKED = slice(0, 16)
@@ -63,9 +66,9 @@ class TlsLink:
     """
 
     __slots__ = (
-        "_ahead", "_closed", "_counts", "_decrypt", "_drain", "_encrypt", "_feed", "_feeds", "_got", "_in",
-        "_known", "_leaving", "_lock", "_out", "_pos", "_raw", "_raws", "_record", "_recv", "_scratch", "_send", "_sent",
-        "_sock", "_tls", "_to_encrypt", "_to_feed", "_until", "_view", "_wrote",
+        "_ahead", "_base", "_closed", "_counts", "_decrypt", "_drain", "_encrypt", "_feed", "_feeds", "_filled", "_got",
+        "_in", "_known", "_leaving", "_lock", "_out", "_raw", "_reads", "_record", "_recv_into", "_room", "_scratch", "_send",
+        "_sent", "_sock", "_start", "_stop", "_tls", "_to_encrypt", "_to_feed", "_to_read", "_until", "_view", "_wrote",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool) -> None:
@@ -73,7 +76,7 @@ class TlsLink:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
-        self._send, self._recv = sock.send, sock.recv
+        self._send, self._recv_into = sock.send, sock.recv_into
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._feed, self._drain = self._in.write, self._out.read
         self._tls = context.wrap_bio(self._in, self._out, server)
@@ -91,15 +94,19 @@ class TlsLink:
         self._known: int | None = 0  # the caller's bytes in what is on its way; None: to be seen from the records
         self._ahead = 0  # the caller's bytes that are in the kernel and have not been told
         # Reading, in the order of the way in.
-        self._raws: list[bytes] = []  # out of the socket
-        self._raw = b""
-        self._pos = 0
-        self._to_feed: list[Buffer] = []
+        self._raw = bytearray(_HEADER + _LARGEST)  # what has come and was not given to OpenSSL: from
+        self._start = self._stop = 0  # here to there
+        self._room = memoryview(self._raw)
+        self._to_read: list[memoryview] = []
+        self._reads: list[int] = []
+        self._to_feed: list[memoryview] = []
         self._feeds: list[int] = []
         self._record = 0  # length of the record that OpenSSL has been given
         self._scratch = memoryview(bytearray(_LARGEST))
         self._view = self._scratch  # where it is decrypted to
         self._counts: list[int] = []  # how much came of it; 0: the end
+        self._base: memoryview | None = None  # where several records are decrypted to
+        self._filled = 0  # how much of that is there
         self._got: list[bytes] = []  # decrypted, and not yet given out
         if not server:
             try:
@@ -113,14 +120,11 @@ class TlsLink:
 
     def pending(self) -> bool:
         """Whether there is something to read that the descriptor does not tell of."""
-        raw = self._raw
-        if self._got or self._counts or self._record or self._raws:
+        if self._got or self._counts or self._record or self._reads or self._filled:
             return True
-        if not raw:
-            return False
-        pos = self._pos
-        have = len(raw) - pos
-        return have >= _HEADER and have >= _HEADER + (raw[pos + 3] << 8 | raw[pos + 4])
+        start = self._start
+        have = self._stop - start
+        return have >= _HEADER and have >= _HEADER + (self._raw[start + 3] << 8 | self._raw[start + 4])
 
     # Writing
 
@@ -219,31 +223,42 @@ class TlsLink:
         return data
 
     def receive_into(self, view: memoryview) -> int:
-        """Decrypt the next record into ``view``, or give the rest of one."""
-        got, counts = self._got, self._counts
+        """Decrypt the next records into ``view``, or give the rest of one."""
+        got = self._got
         if not got:
             with self._lock:
-                place = self._pull(view)
-            if place is view and counts and counts[0]:
-                count = counts[0]
-                self._view = self._scratch
-                self._record = 0
-                del counts[0]  # commit, from `_view` on
+                if self._filled:
+                    self._fill()
+                elif len(view) >= _DIRECT:
+                    self._fill_view(view)
+                if not self._filled and not got:
+                    self._fill()
+            if self._filled and self._base is view:
+                count = self._filled
+                self._base = None
+                self._filled = 0  # commit, from `_base` on
                 return count
-            with self._lock:
-                self._fill()
             if not got:
-                if counts:
+                if self._counts:
                     return 0  # the end, each time
                 raise BlockingIOError(errno.EAGAIN, "a signal handler has read meanwhile")
         data = got[0]
         count = min(len(data), len(view))
         view[:count] = data[:count]
-        got[:1] = (data[count:],) if count < len(data) else ()
+        got[:1] = (data[count:],) if count < len(data) else ()  # commit
         return count
 
     def _fill(self) -> None:
         """Decrypt the next record and keep it, at the end keep nothing; the lock must be held."""
+        if self._filled:
+            # A Ctrl-C came before it was told that so much had been decrypted to somebody's memory.
+            assert self._base is not None
+            data = bytes(self._base[: self._filled])
+            if self._filled:
+                self._got += (data,)
+                self._base = None
+                self._filled = 0  # commit, from `_got` on
+            return
         view = self._pull(None)
         counts = self._counts
         data = bytes(view[: counts[0]]) if counts else b""
@@ -252,6 +267,30 @@ class TlsLink:
             self._view = self._scratch
             self._record = 0
             del counts[0]  # commit, from `_got` on
+
+    def _fill_view(self, view: memoryview) -> None:
+        """Decrypt into ``view`` as many records as are there and fit; the lock must be held.
+
+        Raises:
+            OSError: As `_pull`, where there is none.
+        """
+        counts, most = self._counts, min(len(view), _MOST_INTO)
+        self._base = view
+        while True:
+            place = view[self._filled :]
+            try:
+                if self._pull(place) is not place or not counts or not counts[0]:
+                    return  # a small one, or the end: for `_fill`
+            except OSError:
+                if not self._filled:
+                    raise
+                return  # the next call finds it again
+            self._filled += counts[0]
+            self._view = self._scratch
+            self._record = 0
+            del counts[0]  # commit, from `_filled` on
+            if self._filled + _DIRECT > most:
+                return
 
     def _pull(self, into: memoryview | None) -> memoryview:
         """Decrypt the next record that has data for us; the lock must be held.
@@ -294,37 +333,52 @@ class TlsLink:
             BlockingIOError: It has not come yet.
             OSError: The path has ended without a word, or what has come is no TLS.
         """
+        reads, feeds = self._reads, self._feeds
         while not self._record:
-            raw, needed = self._raw, _HEADER
-            have = len(raw) - self._pos if raw else 0
-            if have >= _HEADER:
-                pos = self._pos
-                length = raw[pos + 3] << 8 | raw[pos + 4]
-                if length > _LARGEST or not _FIRST_KIND <= raw[pos] <= _LAST_KIND:
-                    raise ssl.SSLError(1, f"this is no TLS record: {raw[pos : pos + _HEADER]!r}")
-                needed = _HEADER + length
-                if have >= needed:
-                    if not self._feeds:
-                        self._to_feed[:] = (raw if have == needed and not pos else memoryview(raw)[pos : pos + needed],)
-                        self._feeds += map(self._feed, self._to_feed)
-                    if self._feeds:
-                        if have == needed:
-                            self._raw = b""
-                            self._pos = 0
-                        else:
-                            self._pos = pos + needed
+            start = self._start
+            have = self._stop - start
+            missing = _HEADER - have
+            if missing <= 0:
+                raw = self._raw
+                length = raw[start + 3] << 8 | raw[start + 4]
+                if length > _LARGEST or not _FIRST_KIND <= raw[start] <= _LAST_KIND:
+                    raise ssl.SSLError(1, f"this is no TLS record: {bytes(raw[start : start + _HEADER])!r}")
+                missing += length
+                if missing <= 0:
+                    if not feeds:
+                        self._to_feed[:] = (self._room[start : start + _HEADER + length],)
+                        feeds += map(self._feed, self._to_feed)
+                    if feeds:
+                        self._start = start + _HEADER + length
                         self._record = length
-                        del self._to_feed[:], self._feeds[:]  # commit, from `_raw` or `_pos` on
+                        del self._to_feed[:], feeds[:]  # commit, from `_start` on
                     continue
-            raws = self._raws
-            if not raws:
-                raws += map(self._recv, (needed - have,) if exact else _READ)
-            if not raws[0]:
+            if not reads:
+                room = self._room
+                if start:
+                    if have:
+                        room[:have] = room[start : self._stop]
+                    self._start = 0
+                    self._stop = have  # commit, from `room` on
+                self._to_read[:] = (room[have : have + missing] if exact else room[have:] if have else room,)
+                reads += map(self._recv_into, self._to_read)
+            if not reads:
+                continue  # a signal handler has read meanwhile
+            if not reads[0]:
                 self._end()
                 return
-            self._raw = self._raw[self._pos :] + raws[0] if have else raws[0]
-            self._pos = 0
-            del raws[0]  # commit, from `_raw` on
+            self._stop += reads[0]
+            del self._to_read[:], reads[0]  # commit, from `_stop` on
+            if self._stop >= _HEADER + _LARGEST and len(self._raw) < _READ:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """Much comes: have memory for more than a record at a time; the lock must be held."""
+        raw = bytearray(len(self._raw) + _READ)
+        room = memoryview(raw)
+        room[: self._stop] = self._room[: self._stop]
+        self._raw = raw
+        self._room = room  # commit, from the copy on
 
     def _end(self) -> None:
         """The connection has ended: as it should, if the other side had said so before.
@@ -391,7 +445,7 @@ class TlsLink:
                     self._sock.send(self._out.read())
                 except OSError:
                     pass  # it is gone, or does not read
-            del self._got[:], self._counts[:], self._raws[:]
+            del self._got[:], self._counts[:], self._reads[:]
             self._sock.close()
 
 

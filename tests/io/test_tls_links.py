@@ -291,6 +291,48 @@ def test_a_cut_connection_is_no_end_that_was_meant(node: NodeCredential) -> None
         assert isinstance(pump.ends[link], OSError)
 
 
+@pytest.mark.parametrize("at", [0, 4, 6, 500, 1019])
+def test_what_was_changed_on_the_way_ends_the_link(node: NodeCredential, at: int) -> None:
+    """A byte of a record's header, of its content or of its tag: nothing of it is read, nor anything after it."""
+    identity = node.deployment_identity(OURS)
+    dialled, between_left = connected()
+    between_right, accepted = connected()
+    left = TlsLink(dialled, context(identity, server=False), server=False)
+    right = TlsLink(accepted, context(identity, server=True), server=True)
+    pump = Pump(left, right)
+    for sock in (between_left, between_right):
+        sock.setblocking(False)
+
+    def carry(change: int | None = None) -> bool:
+        """Pass on what there is, with one byte changed; whether it was."""
+        is_changed = False
+        for source, target in ((between_left, between_right), (between_right, between_left)):
+            try:
+                data = bytearray(source.recv(1 << 20))
+            except BlockingIOError:
+                continue
+            if change is not None and source is between_left and data:
+                data[change] ^= 0x40
+                is_changed = True
+            target.sendall(data)
+        return is_changed
+
+    with closing(left, right, between_left, between_right):
+        pump.out = {left: b"before", right: b"back"}
+        pump.run(lambda: carry() or (pump.got[left] and pump.got[right]), "both have got something")
+        left.send(bytes(1000))
+        left.send(b"after")
+        deadline = time.monotonic() + PATIENCE_S
+        while not carry(at):
+            assert time.monotonic() < deadline
+        pump.links = (right,)
+        pump.run(lambda: carry() or right in pump.ends or not select.select([right], [], [], 0.2)[0], "it has ended")
+        assert pump.got[right] == b"before"
+        with pytest.raises(OSError, match=r".") as caught:
+            right.receive(100)
+        assert at == 4 or not isinstance(caught.value, BlockingIOError)  # a length that was changed: it waits for more
+
+
 def test_two_threads_may_use_a_link_at_once(node: NodeCredential) -> None:
     """One sends, one receives, at both ends."""
     left, right = link_pair(node)
