@@ -60,11 +60,11 @@ demo: .venv/demo-ready  ## Set up and run the main job, a word count over 20 MB 
 test: .venv/plugins-ready  ## Set up and run all tests but the slow ones and those that need root
 	@$(PYTEST) -n 2 --dist loadfile -m "not slow and not root"
 
-test-slow: .venv/plugins-ready  ## Run the slow tests
-	@$(PYTEST) -m "slow and not root" || [ $$? -eq 5 ]
+test-slow: .venv/plugins-ready  ## Run the slow tests: storms, hundreds of runs
+	@$(PYTEST) -m slow || [ $$? -eq 5 ]
 
-test-root: .venv/plugins-ready  ## Run the tests that need root
-	@$(PYTEST) -m root || [ $$? -eq 5 ]
+test-root: .venv/plugins-ready  ## Run the tests that need root, but the slow ones
+	@$(PYTEST) -m "root and not slow" || [ $$? -eq 5 ]
 
 test-all: test test-slow test-root  ## Run all tests
 
