@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Leftovers, RunProgram
 
 RUNAWAYS = """
-import os, subprocess, sys, time
+import ctypes, os, subprocess, sys, time
 from constellation import Receiver, Sender, init, parent, spawn
 def wait():
     time.sleep(1000)
@@ -30,7 +30,7 @@ def runs_away():
     code = "import os, time\\nif os.fork() == 0:\\n os.setsid()\\n time.sleep(1000)"
     subprocess.run([sys.executable, "-c", code])
     Sender(parent()).send(1).block()
-    wait()
+    ctypes.PyDLL(None).sleep(1000)  # and no other thread of this process runs meanwhile
 """
 PLAIN = (
     RUNAWAYS
