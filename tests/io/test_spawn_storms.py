@@ -86,7 +86,9 @@ def _interrupted(leftovers: Leftovers, folder: Path, source: str, begun: int, de
             lines.append(line)
         time.sleep(delay)
         program.send_signal(signal.SIGINT)
-        out, _ = program.communicate(timeout=60)
+        out = program.stdout.read()  # not by communicate(), which passes over what readline() has in its buffer
+        program.wait(60)
+        program.stdout.close()
         return Result("".join(lines) + out, (folder / "err").read_text(), program.returncode)
 
 
