@@ -30,6 +30,7 @@ def runs_away():
     code = "import os, time\\nif os.fork() == 0:\\n os.setsid()\\n time.sleep(1000)"
     subprocess.run([sys.executable, "-c", code])
     Sender(parent()).send(1).block()
+    Receiver(parent()).recv().block()  # so that it has left before
     ctypes.PyDLL(None).sleep(1000)  # and no other thread of this process runs meanwhile
 """
 PLAIN = (
@@ -42,7 +43,9 @@ def roles():
     return found
 if __name__ == "__main__":
     init()
-    Receiver(spawn(runs_away).block()).recv().block()
+    runaway = spawn(runs_away).block()
+    Receiver(runaway).recv().block()
+    Sender(runaway).send(1).block()
     print("ROLES", *roles(), flush=True)
     wait()
 """
@@ -305,7 +308,9 @@ def where(has_template):
     wait()
 async def main():
     init()
-    await Receiver(await spawn(runs_away)).recv()
+    runaway = await spawn(runs_away)
+    await Receiver(runaway).recv()
+    await Sender(runaway).send(1)
     roles = await Receiver(await spawn(where, "loop" in sys.argv)).recv()
     print("ROLES", os.getpid(), *roles, file=sys.__stdout__, flush=True)
     wait()
