@@ -139,7 +139,7 @@ class Large:
         del bulk[0]
         self.state = LEFT
         channel._current = None  # commit, from `del` on
-        channel.go_on()
+        channel.follow()
         self._parts = []
         if self.awaited or channel.waiters:
             channel.reactor.touch(channel)
@@ -389,6 +389,7 @@ class Outgoing:
                         return False
                     if self._sent + size > self._granted:
                         self._ask_for(size)
+                        self.peer.wire.flush()
                         return False
                 self._queue += (large,)
                 self._accepted += size
@@ -492,6 +493,13 @@ class Outgoing:
 
     def _pump(self) -> None:
         """Let leave what may. The lock must be held."""
+        self._line_up()
+        self.peer.wire.flush()
+        self._update_room()
+        self._close_when_drained()
+
+    def _line_up(self) -> None:
+        """Give to the wire what may leave, for its next flush."""
         queue, wire = self._queue, self.peer.wire
         while queue and self._current is None:
             large = queue[0]
@@ -516,9 +524,6 @@ class Outgoing:
                 del queue[0]
                 wire.out += (layout,)
                 wire.bulk += (large,)  # commit, from `_current` on
-        wire.flush()
-        self._update_room()
-        self._close_when_drained()
 
     def _ask_for(self, size: int) -> None:
         """Tell the receiver, once, that so many bytes wait; all that do, where the process is leaving."""
@@ -528,7 +533,6 @@ class Outgoing:
             frame = _HEADER.pack(len(wanted), self.number, framing.WANT) + wanted
             wire.out += (frame,)
             self._wanted = self._sent + size  # commit, from `wire.out` on
-            wire.flush()
 
     def want_again(self) -> None:
         """The process is leaving: ask for all that is still held."""
@@ -536,8 +540,17 @@ class Outgoing:
             self._wanted = 0
             self._pump()
 
+    def follow(self) -> None:
+        """After a large value has left, inside of the flush that wrote it: line up what comes next, which it writes too.
+
+        Not by a flush of its own, which would come here again for each value that waits.
+        """
+        self._line_up()
+        self._update_room()
+        self._close_when_drained()
+
     def go_on(self) -> None:
-        """Let leave what may now, after a large value has left or an exception came into the middle. With the lock."""
+        """Let leave what may now, after an exception came into the middle. With the lock."""
         if self._queue:
             self._pump()
         else:

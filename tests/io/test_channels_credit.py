@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.conftest import RunProgram
 from tests.io.channel_programs import passes
+from tests.io.plugin_harness import SERIALIZER, module
 
 
 def test_a_slow_receiver_stops_its_sender_and_no_other_channel(run_program: RunProgram, tmp_path: Path) -> None:
@@ -199,3 +200,21 @@ def test_a_credit_below_the_window(run_program: RunProgram, tmp_path: Path) -> N
         assert [(n, len(data)) for n, data in Receiver(spawn(child).block())] == list(enumerate(sizes))
     """
     passes(run_program, tmp_path, source, env={"CONSTELLATION_CREDIT": "500"}, timeout=20)
+
+
+def test_thousands_of_values_in_parts_wait_and_then_leave(run_program: RunProgram, tmp_path: Path) -> None:
+    """Each that has left lets the next one leave; how many wait does not matter."""
+    module(tmp_path, "parts", SERIALIZER.replace("[pickle.dumps(value)]", "[pickle.dumps(value), b'tail']"))
+    source = """
+        def child():
+            s, go = Sender(parent()), Sender(parent(), "go")
+            for n in range(5000):
+                s.send((n, bytes(20))).block()
+            go.send("all accepted").block()
+        init(plugins=["plug.parts"])
+        pid = spawn(child).block()
+        assert Receiver(pid, "go").recv().block() == "all accepted"
+        assert list(Receiver(pid)) == [(n, bytes(20)) for n in range(5000)]
+        assert watch(pid).block().ok
+    """
+    passes(run_program, tmp_path, source)
