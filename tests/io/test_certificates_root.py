@@ -9,30 +9,18 @@ from pathlib import Path
 import pytest
 
 from constellation.core.limits import OUT_OF_MEMORY
-from constellation.fabric import cgroups
 from tests.conftest import Leftovers
 from tests.io import certificate_programs
 from tests.io.certificate_programs import CAUSES, Cause, check
+from tests.io.memory_groups import PLACES, needs_memory_groups
 
-PLACES = cgroups.find()
 COUNTS = [1, pytest.param(100, marks=pytest.mark.slow)]
-
-
-def _why_not() -> str:
-    if os.geteuid() != 0:
-        return "needs root, to make control groups"
-    memory = PLACES.get("memory")
-    if memory is None or memory.version != 1:
-        return "needs the memory controller of control groups version 1"
-    if not os.access(memory.folder, os.W_OK):
-        return f"needs to write to {memory.folder}"
-    return ""
 
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "can be run"),
+    needs_memory_groups,
 ]
 
 

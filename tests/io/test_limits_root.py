@@ -17,22 +17,9 @@ import pytest
 from constellation.core.limits import OUT_OF_MEMORY, owner_of
 from constellation.fabric import cgroups
 from tests.conftest import Leftovers, Result, RunProgram
+from tests.io.memory_groups import PLACES, needs_memory_groups
 
-PLACES = cgroups.find()
-
-
-def _why_not() -> str:
-    if os.geteuid() != 0:
-        return "needs root, to make control groups"
-    memory = PLACES.get("memory")
-    if memory is None or memory.version != 1:
-        return "needs the memory controller of control groups version 1"
-    if not os.access(memory.folder, os.W_OK):
-        return f"needs to write to {memory.folder}"
-    return ""
-
-
-pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "can be run")]
+pytestmark = [pytest.mark.root, needs_memory_groups]
 
 RAW = {"CONSTELLATION_FORMAT": "raw"}
 _COMMON = """
