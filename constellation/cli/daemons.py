@@ -10,11 +10,11 @@ import click
 
 from constellation.cli.options import Shared, shared_options, split_pair
 from constellation.cli.run import read_capacity
-from constellation.core import nodesfile
 from constellation.core.address import parse_address
 from constellation.core.errors import UsageError
 from constellation.core.finding import refuse_unknown
-from constellation.core.resources import MILLIONTHS, Resources
+from constellation.fabric.master import this_computer
+from constellation.fabric.nodesfile import load
 
 LOG_FORMATS = ("text", "json")
 
@@ -94,7 +94,7 @@ def master(context: click.Context, /, address: str, nodes: str | None, **options
 
     Exit codes: 0 stopped, 2 wrong use, 3 the address or the credential cannot be used.
     """  # noqa: D301  # the mark is click's
-    entries = list(read_nodes(nodes).nodes) if nodes is not None else []
+    entries = list(load(nodes).nodes) if nodes is not None else []
     config = _config(context, address, options, [entry._asdict() for entry in entries])
     config |= {key: options[key] for key in ("lease", "scheduler")}
     own = parse_address(address)
@@ -102,23 +102,6 @@ def master(context: click.Context, /, address: str, nodes: str | None, **options
     if options["lease"] < 1:
         raise UsageError(f"cannot use --lease {options['lease']:g}: expected at least one second")
     sys.exit(serve(config))
-
-
-def read_nodes(path: str) -> nodesfile.NodesFile:
-    """Read a nodes.toml.
-
-    Raises:
-        UsageError: It is not there, or something in it is wrong.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(nodesfile.LARGEST_FILE + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(
-            f"cannot read {path}: {reason}; expected a file with a [[nodes]] table for each node: see `constellation master -h`"
-        ) from error
-    return nodesfile.read(text, path)
 
 
 def _config(context: click.Context, address: str, options: dict[str, Any], nodes: list[Any] | None) -> dict[str, Any]:
@@ -131,7 +114,7 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
     state = options["state"] or os.path.join(os.environ.get("XDG_STATE_HOME") or own, "constellation")
     if os.pathsep in os.path.abspath(state):
         raise UsageError(f"cannot keep files in {state!r}: expected a folder without a colon, with --state")
-    capacity = read_capacity(options["mem"], options["cpu"], options["custom"]) or _everything()
+    capacity = read_capacity(options["mem"], options["cpu"], options["custom"]) or this_computer()
     return {
         "address": address,
         "advertise": options["advertise"],
@@ -149,11 +132,6 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
         "scheduler": None,
         "bridge_bind": None,
     }
-
-
-def _everything() -> Resources:
-    mem = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Resources.exact(mem, len(os.sched_getaffinity(0)) * MILLIONTHS)
 
 
 def serve(config: dict[str, Any]) -> int:

@@ -301,6 +301,11 @@ Message: TypeAlias = (
     | LongWaits | Unreachable | FarLink | Identity | PeerLost | Leaving | LinkLost
 )  # fmt: skip
 
+REQUESTS: Final = (Spawn, Watch, Kill, Register, Unregister, Whereis, Tie, Untie, Close)
+"""What a process asks of the coordinator, and what is answered."""
+NOTES: Final = (Connect, Cancel, LinkLost, Waiting, LongWaits, Draining)
+"""What else a process tells the coordinator."""
+
 # The position is the number on the wire: append only (docs/wire.md).
 CONTROL: Final = Schema(
     "control message",

@@ -20,8 +20,8 @@ from constellation.core.schema import Schema
 
 DEPLOYMENT_BYTES: Final = 16
 
-MOST_INLINE: Final = 8 << 20
-"""A payload above this travels in `More` messages before the one that it belongs to."""
+PIECE: Final = 4 << 20
+"""A payload above this travels in pieces of this size, so that no frame holds up the beats for long."""
 
 
 # -- STATION, upward: what a computer tells the coordinator ------------------------------------------------------------
@@ -177,8 +177,8 @@ class Input(NamedTuple):
     data: bytes
 
 
-class Finish(NamedTuple):
-    """The deployment has ended: the monitor process kills what is left and ends."""
+class Insist(NamedTuple):
+    """Kill everything below: all have been killed, and nothing is heard of their ends."""
 
 
 # -- STATION, between the daemon and the monitor process only ----------------------------------------------------------
@@ -201,14 +201,14 @@ class Lease(NamedTuple):
 
 StationMessage: TypeAlias = (
     Said | Began | NotBegun | Over | Wrote | NotLinked | Words | Reached | Missed | Took
-    | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Finish | Dialled | Lease
+    | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Insist | Dialled | Lease
 )  # fmt: skip
 
 STATION: Final = Schema(
     "message of a monitor",
     (
         Said, Began, NotBegun, Over, Wrote, NotLinked, Words, Reached, Missed, Took,
-        Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Finish, Dialled, Lease,
+        Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Insist, Dialled, Lease,
     ),
 )  # fmt: skip
 
@@ -295,6 +295,12 @@ class More(NamedTuple):
 
     deployment: bytes
     data: bytes
+
+
+def in_pieces(deployment: bytes, payload: bytes) -> tuple[list[More], bytes]:
+    """What of a payload goes before the `Up` or `Down` that it belongs to, and the rest that stands in that."""
+    ahead = [More(deployment, payload[at : at + PIECE]) for at in range(0, len(payload) - PIECE, PIECE)]
+    return ahead, payload[len(ahead) * PIECE :]
 
 
 class Acked(NamedTuple):

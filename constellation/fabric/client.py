@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import stat
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +24,7 @@ from constellation.fabric.conduit import Conduit
 from constellation.fabric.dialling import Dial
 from constellation.fabric.loop import Loop
 from constellation.fabric.signals import Signals
-from constellation.fabric.writer import Writer
+from constellation.fabric.writer import Writer, are_joined, wants_colour
 
 if TYPE_CHECKING:
     from constellation.fabric.credential import DeployerCredential
@@ -175,7 +174,7 @@ class Client:
         self._chunks: deque[bytes] = deque()
         self._is_sending = False
         self._signals = Signals(loop)
-        self._renderer = Renderer(form, colour=_wants_colour(), joined=_are_joined())
+        self._renderer = Renderer(form, colour=wants_colour(), joined=are_joined())
         self._writer = Writer({1: 1, 2: 2, _WORDS: 2})
         loop.watch(self._writer.wake_fd, self._on_writer)
         self._connection = Connection(loop, address, credential, self._open, self._on_message, self._lost)
@@ -407,22 +406,3 @@ class Questioner:
             raise ConstellationError(answer.text)
         rows: list[list[Any]] = answer.rows
         return rows
-
-
-def _wants_colour() -> bool:
-    return os.isatty(1) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in {None, "", "dumb"}
-
-
-def _are_joined() -> bool:
-    """Whether stdout and stderr are one place, so that text for both is kept in one order."""
-    try:
-        one, two = os.fstat(1), os.fstat(2)
-    except OSError:
-        return False
-    return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
-
-
-def main_exit(code: int) -> None:
-    """Leave with a code, whatever threads still write."""
-    sys.stdout.flush()
-    os._exit(code)

@@ -79,6 +79,10 @@ class Computer(Protocol):
         """Kill a process now."""
         ...
 
+    def insist(self) -> None:
+        """Kill everything below: all have been killed, and nothing is heard of their ends."""
+        ...
+
 
 class Events(Protocol):
     """What a computer tells the coordinator. The order of what it tells of one process is the order in which it was."""
@@ -163,12 +167,4 @@ class Room(Protocol):
 
     def lend(self, demand_id: int, now: float) -> list[Effect]:
         """The process of a demand waits: it lends its cpu share."""
-        ...
-
-    def take_up(self, demand_id: int, demand: Resources, node_id: int) -> bool:
-        """Count a demand that a former master has placed; False where its node is not here."""
-        ...
-
-    def again(self, capacity: Resources | None) -> Room:
-        """Give the room of the next deployment, with empty books; numbers go on."""
         ...

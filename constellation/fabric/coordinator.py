@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from constellation.core import draining, messages
+from constellation.core.lifecycle import Ending, EndingEvent, GraceOver, KillAll, SignalFirst, SignalOthers
 from constellation.core.linklife import number_of
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
@@ -39,6 +40,10 @@ DRAINING_SHOWN_S = 1.0
 STALL_S = 0.25
 """How long nobody must run, while spawns wait, before they are called stalled: a message may be on its way to somebody
 who has just been counted as waiting."""
+
+
+INSIST_S = 0.3
+"""After all have been killed: how long nothing need be heard of their ends before everything below is killed."""
 
 
 class Coordinator:
@@ -82,6 +87,8 @@ class Coordinator:
             self._send, self._living.get, self._status_of, lambda member, cause: self.ask(member, cause, grace)
         )
         self._closing: tuple[Member, int, bool] | None = None
+        self._left: int | None = None
+        """How many lived when it was last looked, since all have been killed."""
         self._stall_timer: Timer | None = None
 
     # The living
@@ -427,6 +434,49 @@ class Coordinator:
         member.is_asked = True
         member.computer.kill(member.key, cause)
 
+    # Ending, from outside
+
+    def end(self, ending: Ending, event: EndingEvent) -> None:
+        """Take one step towards the deployment's end, and those that follow in time: signals, kills, no spawns any more.
+
+        Args:
+            ending: Decides.
+            event: What has happened.
+        """
+        for effect in ending.step(event, now=self._loop.now()):
+            match effect:
+                case SignalFirst(signum, cause):
+                    if self.first is not None and self.first.is_alive and not self.first.is_attached:
+                        self.signal(self.first, signum, cause)
+                case SignalOthers(signum, cause):
+                    for member in self.others:
+                        self.signal(member, signum, cause)
+                case KillAll(cause):
+                    self._kill_all(cause)
+        if ending.exit_code is not None and not self.refusal:
+            self.refuse(f"the deployment is ending: {ending.cause}")
+        deadline = ending.next_deadline()
+        if deadline is not None:
+            self._loop.call_at(deadline, lambda: self.end(ending, GraceOver()))
+
+    def _kill_all(self, cause: str) -> None:
+        for member in self.living:
+            if not member.is_attached:
+                self.kill(member, cause)
+        if self._left is None:
+            self._left = self.count
+            self._loop.call_later(INSIST_S, self._insist)
+
+    def _insist(self) -> None:
+        """Where nothing is heard of their ends, who should report them, a template, may be stopped, or hang in user code."""
+        if not self._living:
+            return
+        if self.count == self._left:
+            for computer in {id(member.computer): member.computer for member in self._living.values()}.values():
+                computer.insist()
+        self._left = self.count
+        self._loop.call_later(INSIST_S, self._insist)
+
     # Ends
 
     def ended(self, key: bytes, status: ExitStatus, *, counts: bool) -> None:
@@ -589,14 +639,14 @@ class Coordinator:
         self._closing = None
         self._send(member, messages.Closed(request))
 
-    def begin_again(self, message: messages.Begin, pid: Pid, resources: Resources, capacity: Resources | None) -> None:
+    def begin_again(self, message: messages.Begin, pid: Pid, resources: Resources, room: Callable[[], Room]) -> None:
         """The first process begins a new deployment: a new name and an empty book.
 
         Args:
             message: What it has sent.
             pid: Its new name.
             resources: Its new demand.
-            capacity: What there is from now on; None: not limited.
+            room: Makes the room of the new deployment, when that of the old one has been given back.
         """
         member = self.first
         assert member is not None
@@ -605,7 +655,7 @@ class Coordinator:
         del self._living[member.key]
         self._dead[member.key] = None
         self._registry.clear()
-        self._master = self._master.again(capacity)
+        self._master = room()
         member.pid, member.key = pid, pid.to_bytes()
         member.function, member.resources = message.function, resources
         member.number = self._master.next_number()

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from constellation.core.errors import HandshakeError, UsageError
 from constellation.core.preamble import KEY_BYTES, Purpose
-from constellation.core.role import DEPLOYER, NAME_RULE, Identity, Role, is_name, read_role
+from constellation.core.role import DEPLOYER, NAME_RULE, Identity, Role, is_name
 
 if TYPE_CHECKING:
     from constellation.fabric.authority import Authority, Leaf
@@ -319,15 +319,6 @@ def make_context(identity: Identity, *, server: bool) -> ssl.SSLContext:
     finally:
         os.close(fd)
     return context
-
-
-def role_of(tls: ssl.SSLObject | ssl.SSLSocket) -> Role:
-    """Who the peer of a finished handshake is.
-
-    Raises:
-        HandshakeError: Its certificate has no role.
-    """
-    return read_role(tls.getpeercert())
 
 
 def current_user() -> str:

@@ -25,9 +25,6 @@ from constellation.fabric.dialling import Dial
 from constellation.fabric.loop import Loop
 from constellation.fabric.parts import Kept, Part
 
-PIECE: Final = 4 << 20
-"""Larger payloads travel in pieces of this size, so that no frame holds up the beats for long."""
-
 _LOOK_S: Final = 0.25
 
 
@@ -98,7 +95,6 @@ class NodeDaemon:
         self.node_id = 0
         self._master = b""
         self.settings = settings
-        self.is_draining = False
         self._loop = loop
         self._security = security
         self._files = files
@@ -332,11 +328,10 @@ class NodeDaemon:
     def _up(self, part: Part, kept: Kept) -> None:
         if self._trunk is None or not self.node_id:
             return
-        message, payload = kept.message, kept.payload
-        while len(payload) > PIECE:
-            self._send(trunk.More(part.deployment, payload[:PIECE]))
-            payload = payload[PIECE:]
-        self._send(trunk.Up(part.deployment, kept.number, message, payload))
+        ahead, rest = trunk.in_pieces(part.deployment, kept.payload)
+        for piece in ahead:
+            self._send(piece)
+        self._send(trunk.Up(part.deployment, kept.number, kept.message, rest))
 
     def _down(self, deployment: bytes, number: int, message: trunk.StationMessage, payload: bytes) -> None:
         part = self._parts.get(deployment)

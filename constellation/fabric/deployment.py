@@ -23,12 +23,8 @@ from constellation.core.door import Description
 from constellation.core.lifecycle import (
     Ending,
     EndingEvent,
-    GraceOver,
     Interrupted,
-    KillAll,
     Lost,
-    SignalFirst,
-    SignalOthers,
     Terminated,
 )
 from constellation.core.output import Renderer
@@ -50,7 +46,7 @@ from constellation.fabric.signals import Signals
 from constellation.fabric.templates import Starter, Template
 from constellation.fabric.terminal import Terminal
 from constellation.fabric.why import Why
-from constellation.fabric.writer import Writer
+from constellation.fabric.writer import Writer, are_joined, wants_colour
 
 if TYPE_CHECKING:
     from constellation.core.plugins import Plugins
@@ -60,8 +56,6 @@ WORDS = 3
 """The writer's number for what is said to the user: stderr, wherever the output of processes goes."""
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
-INSIST_S = 0.3
-"""How long no end may be reported when all have been killed, before everything below is killed."""
 LAST_WORDS_S = 0.5
 """How long a fabric without a keeper waits for a reader of stdout: nobody is left who could end it."""
 
@@ -86,11 +80,10 @@ class Deployment:
         self._signals = Signals(loop)
         self._is_over = False
         self._aside: Writer | None = None
-        self._are_joined = self._is_attached or _are_joined()
-        self._left: int | None = None
+        self._are_joined = self._is_attached or are_joined()
         """How many lived at the last look since all were killed; None: they have not been."""
         form = config["format"] or "human"
-        colour, joined = self._wants_colour(), self._are_joined
+        colour, joined = not self._is_attached and wants_colour(), self._are_joined
         self._book: Book | None = None
         if self._fds["book"] >= 0:
             output = self._fds["output"] if self._is_attached else 1
@@ -101,11 +94,11 @@ class Deployment:
         self._monitor = Monitor(loop, self._bridge.output, self._has_room)
         self._limits = self._make_limits(is_all=config["capacity"] is not None)
         capacity = Resources.from_fields(config["capacity"]) if config["capacity"] is not None else None
-        master = Master(
+        self._master = Master(
             plugins.scheduler(config["scheduler"]), capacity, config["node_id"], config["node"], lambda: self._node
         )
-        self._news_of_node(master.node)
-        self._coordinator = Coordinator(loop, master, self._bridge, config["grace"], self._on_change, self._say)
+        self._news_of_node(self._master.node)
+        self._coordinator = Coordinator(loop, self._master, self._bridge, config["grace"], self._on_change, self._say)
         self._node = Node(
             loop,
             self._coordinator,
@@ -153,14 +146,6 @@ class Deployment:
         # Only raw output has two streams, and a stream of text has one end in the caller.
         output = self._fds["output"]
         return {1: output, 2: 2 if form == "raw" else output, WORDS: 2}
-
-    def _wants_colour(self) -> bool:
-        return (
-            not self._is_attached
-            and os.isatty(1)
-            and not os.environ.get("NO_COLOR")
-            and os.environ.get("TERM") not in {None, "", "dumb"}
-        )
 
     def _news_of_node(self, view: NodeView) -> None:
         if self._plugins.names:
@@ -213,7 +198,7 @@ class Deployment:
         Returns:
             The exit code of the run.
         """
-        self._loop.call_later(0, self._reap)  # who ended before our handlers were there gave no signal
+        self._loop.call_later(0, self._node.reap)  # who ended before our handlers were there gave no signal
         try:
             while not self._is_over:
                 self._loop.step(None)
@@ -229,7 +214,7 @@ class Deployment:
         match number:
             case signal.SIGCHLD:
                 # What had been said before that end is heard first: a template's last words say whose end it was.
-                self._loop.call_later(0, self._reap)
+                self._loop.call_later(0, self._node.reap)
             case signal.SIGINT:
                 self._step(Interrupted(is_typed=False))
             case signal.SIGTERM | signal.SIGHUP:
@@ -238,15 +223,6 @@ class Deployment:
                 self._terminal.resize()
             case signal.SIGQUIT:
                 self._why.show()
-
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os_pid, status = os.waitpid(-1, os.WNOHANG)
-                if os_pid == 0:
-                    return
-                code = os.waitstatus_to_exitcode(status)
-                self._node.reaped(os_pid, code if code >= 0 else None, -code if code < 0 else None)
 
     def _on_ctrl_c(self) -> None:
         self._step(Interrupted(is_typed=True))
@@ -297,38 +273,7 @@ class Deployment:
         self._writer.put([(WORDS, line.encode(errors="backslashreplace"))])
 
     def _step(self, event: EndingEvent) -> None:
-        for effect in self._ending.step(event, now=self._loop.now()):
-            match effect:
-                case SignalFirst(signum, cause):
-                    first = self._coordinator.first
-                    if first is not None and first.is_alive and not first.is_attached:
-                        self._coordinator.signal(first, signum, cause)
-                case SignalOthers(signum, cause):
-                    for member in self._coordinator.others:
-                        self._coordinator.signal(member, signum, cause)
-                case KillAll(cause):
-                    self._kill_all(cause)
-        if self._ending.exit_code is not None and not self._coordinator.refusal:
-            self._coordinator.refuse(f"the deployment is ending: {self._ending.cause}")
-        deadline = self._ending.next_deadline()
-        if deadline is not None:
-            self._loop.call_at(deadline, lambda: self._step(GraceOver()))
-
-    def _kill_all(self, cause: str) -> None:
-        for member in self._coordinator.living:
-            if not member.is_attached:
-                self._coordinator.kill(member, cause)
-        if self._left is None:
-            self._left = len(self._coordinator.living)
-            self._loop.call_later(INSIST_S, self._insist)
-
-    def _insist(self) -> None:
-        """Kill all below: who should report the ends, a template, may be stopped, or hang in the program's code."""
-        left = len(self._coordinator.living)
-        if left == self._left:
-            keeper.kill_descendants()
-        self._left = left
-        self._loop.call_later(INSIST_S, self._insist)
+        self._coordinator.end(self._ending, event)
 
     # The door
 
@@ -366,8 +311,12 @@ class Deployment:
         self._limits.is_all = capacity is not None
         template = Template(self._loop, socket.socket(fileno=template_fd), self._node)
         self._node.begin_anew(process, pid, message.function, resources, template)
-        self._coordinator.begin_again(message, pid, resources, capacity)
+        self._coordinator.begin_again(message, pid, resources, lambda: self._room_again(capacity))
         self._node.tell(process.key, messages.Closed(message.request))
+
+    def _room_again(self, capacity: Resources | None) -> Master:
+        self._master = self._master.again(capacity)
+        return self._master
 
     def _suspend(self) -> None:
         """Stop with all processes, as a job does, until the shell lets it go on."""
@@ -418,12 +367,3 @@ def _is_hung_up(pipe: int) -> bool:
 
 def _say_failure(failure: OSError) -> str:
     return f"constellation: cannot write to stdout: {failure.strerror}\n"
-
-
-def _are_joined() -> bool:
-    """Whether stdout and stderr go to the same place."""
-    try:
-        one, two = os.fstat(1), os.fstat(2)
-    except OSError:
-        return True
-    return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)

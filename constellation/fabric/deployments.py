@@ -9,23 +9,14 @@ goes to the bridge as events with numbers (`Events`), which are kept here until 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from constellation.core import events, messages, trunk
-from constellation.core.lifecycle import (
-    Ending,
-    EndingEvent,
-    GraceOver,
-    Interrupted,
-    KillAll,
-    Lost,
-    SignalFirst,
-    SignalOthers,
-    Terminated,
-)
+from constellation.core.lifecycle import Ending, EndingEvent, Interrupted, Lost, Terminated
 from constellation.core.output import run_exit_code
 from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
@@ -33,14 +24,14 @@ from constellation.core.resources import Resources
 from constellation.core.settings import GRACE
 from constellation.core.status import ExitStatus
 from constellation.fabric.books import Member
-from constellation.fabric.computer import Order
+from constellation.fabric.computer import Order, Room
 from constellation.fabric.coordinator import Coordinator
 from constellation.fabric.why import Why
 
 if TYPE_CHECKING:
     from constellation.core.messages import Message
     from constellation.core.trunk import Specification
-    from constellation.fabric.computer import Computer, Room
+    from constellation.fabric.computer import Computer
     from constellation.fabric.loop import Loop
     from constellation.fabric.rebuilding import Rebuild
 
@@ -170,10 +161,30 @@ class Events:
         self.write(events.exited(time.time(), status))
 
 
+class FabricRoom(Room, Protocol):
+    """The master as one deployment on a fabric sees it."""
+
+    def computer(self, node_id: int) -> RemoteComputer:
+        """The computer of a node."""
+        ...
+
+    def uses(self, node_id: int) -> bool:
+        """Whether something of this deployment was ordered there."""
+        ...
+
+    def forget(self, node_id: int) -> None:
+        """A node has gone: if it comes back it is another computer."""
+        ...
+
+    def take_up(self, demand_id: int, demand: Resources, node_id: int) -> bool:
+        """Count a demand that a former master has placed; False where its node is not here."""
+        ...
+
+
 class Ways(Protocol):
     """What a deployment needs of the master."""
 
-    def room(self, deployment: Deployment) -> Room: ...
+    def room(self, deployment: Deployment) -> FabricRoom: ...
 
     def down(self, node_id: int, deployment: bytes, message: trunk.StationMessage, payload: bytes) -> None: ...
 
@@ -239,6 +250,10 @@ class RemoteComputer:
         """Kill a process now."""
         self.send(trunk.KillNow(key, cause))
 
+    def insist(self) -> None:
+        """Kill everything below."""
+        self.send(trunk.Insist())
+
 
 class Deployment:
     """One deployment.
@@ -248,8 +263,6 @@ class Deployment:
         ways: The master.
         name: Of the deployment, 16 bytes.
         specification: What it is.
-        is_attached: Whether it ends when its client goes.
-        on_refused: Called where the program is refused before it runs, with the reason and an exit code.
     """
 
     def __init__(
@@ -258,17 +271,13 @@ class Deployment:
         ways: Ways,
         name: bytes,
         specification: Specification,
-        *,
-        is_attached: bool,
     ) -> None:
         self.name = name
         self.specification = specification
-        self.is_attached = is_attached
         self.is_over = False
         self.code = 0
         self.rebuild: Rebuild | None = None
         """While it is being taken up from a former master: what has come meanwhile."""
-        self.began = time.time()
         self._settings = {str(key): value for key, value in specification.settings}
         self._loop = loop
         self._ways = ways
@@ -315,7 +324,7 @@ class Deployment:
             match effect:
                 case Placed(number, node_id) if number == self._recce:
                     self._recce_node = node_id
-                    self._computer(node_id).send(trunk.Recce())
+                    self.room.computer(node_id).send(trunk.Recce())
                 case Placed(_, node_id):
                     self._start_first(node_id)
                 case RefusedDemand(_, _, text):
@@ -325,11 +334,6 @@ class Deployment:
                     self.begin()
                 case Displaced() | Queued():
                     pass
-
-    def _computer(self, node_id: int) -> RemoteComputer:
-        computer = self.room.computer(node_id)
-        assert isinstance(computer, RemoteComputer)
-        return computer
 
     def _reached(self, resources: Resources, output: bytes) -> None:
         """The recce says what the program asks for."""
@@ -348,7 +352,7 @@ class Deployment:
             self.carry_out(self.room.cancel(recce, self._loop.now()))
 
     def _start_first(self, node_id: int) -> None:
-        computer = self._computer(node_id)
+        computer = self.room.computer(node_id)
         pid = Pid(node_id, self._first, os.urandom(16))
         function = f"{_module_of(self.specification.program)}:__main__"
         member = Member(self._first, pid, None, function, self._asked, None, None, computer)
@@ -473,6 +477,14 @@ class Deployment:
         self.events.forget_node(node_id)
         self.coordinator.computer_lost(self.room.computer(node_id), reason)
 
+    def part_lost(self, node_id: int, reason: str) -> None:
+        """Its monitor process on a node has ended by itself, with all that it ran; the node goes on."""
+        if self._recce and self._recce_node == node_id:
+            self._missed(reason, b"")
+            return
+        self.events.forget_node(node_id)
+        self.coordinator.computer_lost(self.room.computer(node_id), reason)
+
     # What the client says
 
     def typed(self, data: bytes) -> None:
@@ -480,12 +492,12 @@ class Deployment:
         first = self.coordinator.first
         if first is None:
             self._typed.append(data)  # at most the client's window, for nobody takes any as yet
-        elif first.is_alive and isinstance(first.computer, RemoteComputer):
-            first.computer.send(trunk.Input(data))
+        elif first.is_alive:
+            self.room.computer(first.computer.id).send(trunk.Input(data))
 
     def interrupted(self, signum: int) -> None:
         """The client was interrupted, or asked to end."""
-        if signum == 2:
+        if signum == signal.SIGINT:
             self._step(Interrupted(is_typed=True))
         else:
             self._step(Terminated(signum))
@@ -499,26 +511,9 @@ class Deployment:
         self._why.show()
 
     def _step(self, event: EndingEvent) -> None:
-        coordinator = self.coordinator
-        for effect in self._ending.step(event, now=self._loop.now()):
-            match effect:
-                case SignalFirst(signum, cause):
-                    first = coordinator.first
-                    if first is not None and first.is_alive:
-                        coordinator.signal(first, signum, cause)
-                case SignalOthers(signum, cause):
-                    for member in coordinator.others:
-                        coordinator.signal(member, signum, cause)
-                case KillAll(cause):
-                    for member in coordinator.living:
-                        coordinator.kill(member, cause)
-        if self._ending.exit_code is not None and not coordinator.refusal:
-            coordinator.refuse(f"the deployment is ending: {self._ending.cause}")
-        if self._ending.exit_code is not None and coordinator.first is None:
+        self.coordinator.end(self._ending, event)
+        if self._ending.exit_code is not None and self.coordinator.first is None:
             self._give_up_beginning()
-        deadline = self._ending.next_deadline()
-        if deadline is not None:
-            self._loop.call_at(deadline, lambda: self._step(GraceOver()))
 
     def _give_up_beginning(self) -> None:
         if self._recce:

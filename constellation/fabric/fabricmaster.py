@@ -29,7 +29,6 @@ from constellation.fabric.rebuilding import LOST, Held, Rebuild
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Scheduler
-    from constellation.fabric.computer import Computer
     from constellation.fabric.daemon import Trunk
     from constellation.fabric.loop import Loop
 
@@ -38,8 +37,6 @@ BEATS: Final = 10
 
 MARGIN_S: Final = 1.0
 """What the master waits beyond the lease before it gives a silent node's work to others."""
-
-PIECE: Final = 4 << 20
 
 _LAST_WORDS_S: Final = 0.2
 """After the last node has come back: for what it says next."""
@@ -119,7 +116,7 @@ class Share:
         self._master.owners[self._master.count] = self._deployment
         return self._master.count
 
-    def computer(self, node_id: int) -> Computer:
+    def computer(self, node_id: int) -> RemoteComputer:
         """This deployment's part on a node."""
         computer = self._computers.get(node_id)
         if computer is None:
@@ -135,11 +132,6 @@ class Share:
     def uses(self, node_id: int) -> bool:
         """Whether something of this deployment was ordered there."""
         return node_id in self._computers
-
-    @property
-    def used(self) -> list[int]:
-        """The nodes on which it has a part."""
-        return list(self._computers)
 
     def name_of(self, node_id: int) -> str:
         """The name of a node."""
@@ -171,10 +163,6 @@ class Share:
         self._master.count = max(self._master.count, demand_id)
         self._master.owners[demand_id] = self._deployment
         return self.placement.take_up(demand_id, demand, node_id)
-
-    def again(self, capacity: Resources | None) -> Share:
-        """There is no second deployment of one client on a fabric."""
-        raise NotImplementedError
 
     def _mine(self, effects: list[Effect]) -> list[Effect]:
         mine = []
@@ -290,7 +278,7 @@ class FabricMaster:
         """A node runs a deployment of a former master: take it up, together with the other nodes that do."""
         deployment = self.deployments.get(name)
         if deployment is None:
-            deployment = Deployment(self._loop, self, name, Specification(*specification), is_attached=True)
+            deployment = Deployment(self._loop, self, name, Specification(*specification))
             deployment.rebuild = Rebuild()
             self.deployments[name] = deployment
             self._log(f"deployment {name.hex()[:7]} of {deployment.specification.owner} is taken up")
@@ -350,10 +338,6 @@ class FabricMaster:
             record.pieces.clear()
             self._log(f"node {record.name!r} is not connected: {reason}")
 
-    def left(self, record: NodeRecord, reason: str) -> None:
-        """A node says that it stops."""
-        self.node_lost(record, reason)
-
     def node_lost(self, record: NodeRecord, reason: str) -> None:
         """A node is not used any more, and what it ran is over."""
         if self.nodes.get(record.id) is not record:
@@ -367,11 +351,9 @@ class FabricMaster:
             self._loop.call_later(0, record.on_lost)
         effects = self.placement.node_left(record.id, self._loop.now())
         for deployment in list(self.deployments.values()):
-            share = deployment.room
-            assert isinstance(share, Share)
-            if share.uses(record.id):
+            if deployment.room.uses(record.id):
                 deployment.node_lost(record.id, f"node {record.name} lost: {reason}")
-                share.forget(record.id)
+                deployment.room.forget(record.id)
         self.carry_out(effects)
         self.news("node_lost", node=record.view, reason=reason)
 
@@ -443,13 +425,14 @@ class FabricMaster:
         record.lines.pop(name, None)
         if deployment is None:
             return
-        share = deployment.room
-        assert isinstance(share, Share)
-        for member in deployment.coordinator.living:
-            if member.computer.id == record.id:
-                self.carry_out(self.placement.released(member.number, self._loop.now()) if member.has_room else [])
-        deployment.node_lost(record.id, f"monitor lost: {reason}")
-        share.forget(record.id)
+        living = deployment.coordinator.living
+        held = [member.number for member in living if member.computer.id == record.id and member.has_room]
+        deployment.part_lost(record.id, f"monitor lost: {reason}")
+        deployment.room.forget(record.id)
+        # Only now: what is placed by this must not be taken for what was lost.
+        for number in held:
+            self.owners.pop(number, None)
+            self.carry_out(self.placement.released(number, self._loop.now()))
 
     # Placement
 
@@ -488,10 +471,10 @@ class FabricMaster:
         self._send_down(record, name, line.number, fields, payload)
 
     def _send_down(self, record: NodeRecord, name: bytes, number: int, fields: list[Any], payload: bytes) -> None:
-        while len(payload) > PIECE:
-            self._send(record, trunk.More(name, payload[:PIECE]))
-            payload = payload[PIECE:]
-        self._send(record, trunk.Down(name, number, fields, payload))
+        ahead, rest = trunk.in_pieces(name, payload)
+        for piece in ahead:
+            self._send(record, piece)
+        self._send(record, trunk.Down(name, number, fields, rest))
 
     @staticmethod
     def _forget_down(line: _Line, number: int) -> None:
@@ -557,8 +540,8 @@ class FabricMaster:
     def on_bridge_message(self, message: trunk.BridgeMessage) -> None:
         """Do what the bridge, for a client, says."""
         match message:
-            case trunk.Deploy(client, fields, is_detached):
-                self._deploy(client, Specification(*fields), is_attached=not is_detached)
+            case trunk.Deploy(client, fields):
+                self._deploy(client, Specification(*fields))
             case trunk.Stored(name, number):
                 deployment = self.deployments.get(name)
                 if deployment is not None:
@@ -579,9 +562,9 @@ class FabricMaster:
         if self._bridge is not None:
             self._bridge.send(message)
 
-    def _deploy(self, client: int, specification: Specification, *, is_attached: bool) -> None:
+    def _deploy(self, client: int, specification: Specification) -> None:
         name = os.urandom(trunk.DEPLOYMENT_BYTES)
-        deployment = Deployment(self._loop, self, name, specification, is_attached=is_attached)
+        deployment = Deployment(self._loop, self, name, specification)
         self.deployments[name] = deployment
         self._tell_bridge(trunk.Accepted(client, name))
         self._log(f"deployment {name.hex()[:7]} of {specification.owner}: {' '.join(map(str, specification.program))}")

@@ -37,7 +37,7 @@ def main(fabric: int, keeper_end: int, book: int = -1) -> int:
     # Blocked, they wait for sigwaitinfo, and none can come between a check and the wait for the next.
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     ignored = {number for number in _PASSED_ON if signal.getsignal(number) == signal.SIG_IGN}
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    become_subreaper()
     terminal = _terminal_settings()
     with contextlib.suppress(OSError):
         os.write(keeper_end, b"k")
@@ -102,6 +102,11 @@ def _reap(fabric: int) -> int | None:
             if os_pid == fabric:
                 found = status
     return found
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of whoever below loses its own (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def sweep() -> None:

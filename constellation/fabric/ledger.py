@@ -13,17 +13,6 @@ from typing import Any, Final
 
 from constellation.core import messages, trunk
 
-_REQUESTS: Final = (
-    messages.Spawn,
-    messages.Watch,
-    messages.Kill,
-    messages.Register,
-    messages.Unregister,
-    messages.Whereis,
-    messages.Tie,
-    messages.Untie,
-    messages.Close,
-)
 _ANSWERS: Final = (
     messages.Spawned,
     messages.SpawnFailed,
@@ -127,7 +116,7 @@ class Ledger:
     @staticmethod
     def _asked(entry: Entry, fields: list[Any], payload: bytes) -> None:
         message = messages.read(fields)
-        if isinstance(message, _REQUESTS):
+        if isinstance(message, messages.REQUESTS):
             entry.open[message.request] = (fields, payload)
         elif isinstance(message, messages.Cancel):
             asked = entry.open.get(message.request)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -13,10 +12,9 @@ from typing import Any
 from constellation.core.errors import ConstellationError
 from constellation.core.finding import Stated, refuse_different
 from constellation.core.plugins import make_plugin_manager
+from constellation.fabric import keeper
 from constellation.fabric.deployment import Deployment
 from constellation.fabric.loop import Loop
-
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(config_fd: int) -> int:
@@ -35,7 +33,7 @@ def main(config_fd: int) -> int:
             os.set_inheritable(fd, False)
     # Plugins are found where the program finds its modules; ours and the standard library's go first.
     sys.path += [folder for folder in config["sys_path"] if folder not in sys.path]
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    keeper.become_subreaper()
     file_limit = raise_file_limit()
     try:
         plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)

@@ -91,10 +91,6 @@ class Master:
         """The process of a demand waits: it lends its cpu share."""
         return self.placement.lend(demand_id, now)
 
-    def take_up(self, demand_id: int, demand: Resources, node_id: int) -> bool:
-        """A local master has had none before it."""
-        raise NotImplementedError
-
     def again(self, capacity: Resources | None) -> Master:
         """Give the master of the next deployment, with empty books; numbers go on."""
         self.placement.node_left(self.node.id)

@@ -21,9 +21,11 @@ from constellation.core.messages import Message
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
 from constellation.core.status import ExitStatus
+from constellation.fabric import keeper
 from constellation.fabric.books import Process, close_fds
 from constellation.fabric.laststacks import LastStacks
 from constellation.fabric.packets import Packets
+from constellation.fabric.signals import ended_children
 from constellation.fabric.templates import control_pair
 
 if TYPE_CHECKING:
@@ -291,6 +293,10 @@ class Node:
         if process is not None:
             self._monitor.kill(process, cause)
 
+    def insist(self) -> None:
+        """Kill everything below, templates included, that do not report the ends of what they have forked."""
+        keeper.kill_descendants()
+
     # Links
 
     def pair(self, one: bytes, two: bytes, number: int) -> None:
@@ -327,6 +333,11 @@ class Node:
         self._events.not_linked(one, two, number, ending=b"", reason=f"node {other.name} is not known here")
 
     # Ends
+
+    def reap(self) -> None:
+        """Wait for the children of this interpreter that have ended."""
+        for os_pid, code in ended_children():
+            self.reaped(os_pid, code if code >= 0 else None, -code if code < 0 else None)
 
     def reaped(self, os_pid: int, code: int | None, signum: int | None) -> None:
         """The fabric has waited for a child of its own: a process whose template is gone, or somebody's orphan."""

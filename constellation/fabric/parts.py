@@ -22,8 +22,8 @@ from typing import Any, Final, NamedTuple
 import msgpack
 import pluggy
 
-import constellation
 from constellation.core import trunk
+from constellation.core.interpreter import preface
 from constellation.core.trunk import Specification
 from constellation.fabric.accounts import launch_options
 from constellation.fabric.books import close_fds
@@ -46,11 +46,6 @@ _END_S: Final = 2.0
 """For a monitor process that was told to end: to kill what it runs takes milliseconds."""
 
 _COMMAND = """\
-import sys
-sys.path.insert(0, {folder!r})
-import constellation
-del sys.path[0]
-sys.path += [folder for folder in {others!r} if folder not in sys.path]
 from constellation.fabric.station import main
 sys.exit(main(int(sys.argv[2])))
 """
@@ -62,6 +57,8 @@ class Kept(NamedTuple):
     number: int
     message: list[Any]
     payload: bytes
+    size: int = 0
+    """About how many bytes it takes here."""
 
 
 class Part:
@@ -245,9 +242,9 @@ class Part:
         """Tell the coordinator something of this part."""
         self._number += 1
         self.ledger.up(self._number, message, payload)
-        kept = Kept(self._number, trunk.STATION.fields_of(message), payload)
+        kept = Kept(self._number, trunk.STATION.fields_of(message), payload, _size(message, payload))
         self.kept.append(kept)
-        self._kept_bytes += _size(message, payload)
+        self._kept_bytes += kept.size
         if self._kept_bytes > MOST_KEPT and self._packets is not None:
             self._packets.pause()
         self._on_message(self, kept)
@@ -255,8 +252,7 @@ class Part:
     def acknowledged(self, number: int) -> None:
         """Forget what the master has."""
         while self.kept and self.kept[0].number <= number:
-            kept = self.kept.popleft()
-            self._kept_bytes -= _size(trunk.STATION.read(kept.message), kept.payload)
+            self._kept_bytes -= self.kept.popleft().size
         if self._kept_bytes < _RESUME and self._packets is not None:
             self._packets.resume()
 
@@ -284,10 +280,4 @@ def _size(message: trunk.StationMessage, payload: bytes) -> int:
 
 def command(config: int) -> list[str]:
     """The command line of a monitor process: isolated, with this very copy of the package."""
-    folder = _folder_of(constellation)
-    others = list(dict.fromkeys([folder, _folder_of(msgpack), _folder_of(pluggy)]))
-    return [sys.executable, "-I", "-c", _COMMAND.format(folder=folder, others=others), "monitor", str(config)]
-
-
-def _folder_of(package: Any) -> str:
-    return os.path.dirname(os.path.dirname(os.path.abspath(package.__file__ or "")))
+    return [sys.executable, "-I", "-c", preface(msgpack, pluggy) + _COMMAND, "monitor", str(config)]

@@ -29,6 +29,7 @@ from constellation.core.plugins import Plugins, make_plugin_manager
 from constellation.core.preamble import Preamble, Purpose
 from constellation.core.resources import Resources
 from constellation.core.role import BRIDGE, NODE, Role, check_role
+from constellation.fabric import keeper as keeping
 from constellation.fabric.accounts import Accounts
 from constellation.fabric.bridging import Bridge
 from constellation.fabric.conduit import Conduit
@@ -42,10 +43,9 @@ from constellation.fabric.journal import Journal
 from constellation.fabric.loop import Loop
 from constellation.fabric.main import raise_file_limit
 from constellation.fabric.provision import Provision
-from constellation.fabric.signals import Signals
+from constellation.fabric.signals import Signals, ended_children
 
 LEASE_S: Final = 5.0
-_PR_SET_CHILD_SUBREAPER: Final = 36
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
 """Between attempts to reach a node; the last one again and again."""
 _LEAVE_S: Final = 0.3
@@ -175,7 +175,6 @@ class Daemon:
         self._front = FrontDoor(
             loop, self._listener, self._credential.preamble_keys, self._accepted, self._journal.write
         )
-        self._conduits: set[Conduit] = set()
         self._keeper = keeper
         loop.watch(keeper, self._on_keeper)
         self._master: FabricMaster | None = None
@@ -262,16 +261,12 @@ class Daemon:
         return 0
 
     def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os_pid, _ = os.waitpid(-1, os.WNOHANG)
-                if os_pid == 0:
-                    self._kill_strays()
-                    return
-                self._node.reaped(os_pid)
-                self._provision.reaped(os_pid)
-                if self._bridge is not None:
-                    self._bridge.reaped(os_pid)
+        for os_pid, _ in ended_children():
+            self._node.reaped(os_pid)
+            self._provision.reaped(os_pid)
+            if self._bridge is not None:
+                self._bridge.reaped(os_pid)
+        self._kill_strays()
 
     def _kill_strays(self) -> None:
         """Kill what a deployment of another user has left whose monitor process has gone: it has become our child.
@@ -643,8 +638,7 @@ def serve(config: dict[str, Any], keeper: int) -> int:
     Returns:
         The exit code.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    keeping.become_subreaper()
     raise_file_limit()
     try:
         return Daemon(config, keeper).run()

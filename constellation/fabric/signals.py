@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from constellation.fabric.loop import Loop
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGWINCH)
+
+
+def ended_children() -> Iterator[tuple[int, int]]:
+    """Reap every child that has ended: its OS pid, and its exit code or, below zero, the signal."""
+    while True:
+        try:
+            os_pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if os_pid == 0:
+            return
+        yield os_pid, os.waitstatus_to_exitcode(status)
 
 
 class Signals:

@@ -8,7 +8,6 @@ gone; either way it kills what it has started.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from constellation.core.status import ExitStatus
     from constellation.fabric.loop import Timer
 
-_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1
 
 
@@ -59,9 +57,8 @@ def main(config_fd: int) -> int:
     """
     with open(config_fd, "rb") as file:
         config: dict[str, Any] = json.load(file)
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    keeper.become_subreaper()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     sys.path += [folder for folder in config["sys_path"] if folder not in sys.path]
     sock = socket.socket(fileno=config["daemon"])
     sock.set_inheritable(False)
@@ -194,19 +191,11 @@ class Station:
                 self._loop.step(None)
                 for number in self._signals.take():
                     if number == signal.SIGCHLD:
-                        self._reap()
+                        # As in local mode: what had been said before that end is heard first.
+                        self._loop.call_later(0, self._node.reap)
         finally:
             keeper.sweep()
             self._limits.close()
-
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os_pid, status = os.waitpid(-1, os.WNOHANG)
-                if os_pid == 0:
-                    return
-                code = os.waitstatus_to_exitcode(status)
-                self._node.reaped(os_pid, code if code >= 0 else None, -code if code < 0 else None)
 
     # Upward
 
@@ -228,7 +217,8 @@ class Station:
 
     def said(self, key: bytes, message: Message, fds: list[int]) -> bool:
         """A process has sent a message."""
-        if isinstance(message, _MAY_SAY):
+        # Whether this process may is the coordinator's to say, and it cannot cut off who may not.
+        if isinstance(message, messages.REQUESTS + messages.NOTES):
             self.up(trunk.Said(key, messages.fields_of(message)), fds[:1])
             return True
         return False
@@ -281,8 +271,8 @@ class Station:
                 )
             case trunk.Lease(seconds):
                 self._go_on_for(seconds)
-            case trunk.Finish():
-                self._is_over = True
+            case trunk.Insist():
+                self._node.insist()
             case _:
                 pass
         close_fds(fds)
@@ -310,24 +300,3 @@ class Station:
             self._node.tell(one, self._identity)
         if not self._node.pass_on(one, messages.FarLink(two, number, dials), fd):
             self.not_linked(one, two, number, ending=one, reason="")
-
-
-_MAY_SAY = (
-    messages.Spawn,
-    messages.Connect,
-    messages.Watch,
-    messages.Kill,
-    messages.Cancel,
-    messages.LinkLost,
-    messages.Waiting,
-    messages.LongWaits,
-    messages.Draining,
-    messages.LinkLost,
-    messages.Register,
-    messages.Unregister,
-    messages.Whereis,
-    messages.Tie,
-    messages.Untie,
-    messages.Close,
-)
-"""What processes may ask of the coordinator. Whether this one may is its to say, and it cannot cut off who may not."""

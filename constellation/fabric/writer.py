@@ -158,3 +158,17 @@ class Writer:
     def is_broken_pipe(self) -> bool:
         """Whether the reader of stdout has gone."""
         return self.failure is not None and self.failure.errno == errno.EPIPE
+
+
+def wants_colour() -> bool:
+    """Whether stdout is a terminal that shows colours, and nobody has said that he wants none (https://no-color.org)."""
+    return os.isatty(1) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in {None, "", "dumb"}
+
+
+def are_joined() -> bool:
+    """Whether stdout and stderr go to the same place."""
+    try:
+        one, two = os.fstat(1), os.fstat(2)
+    except OSError:
+        return True
+    return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)

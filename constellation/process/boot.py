@@ -1,30 +1,17 @@
-"""The command lines of the interpreters that a program starts: fabric, keeper, template.
-
-They are isolated (``-I``): neither the user's environment nor the current folder decides what they import. The package
-is found by the folder that this very copy lies in, and that folder is searched for nothing else before the standard
-library is.
-"""
+"""The command lines of the interpreters that a program starts: fabric, keeper, template; isolated (core/interpreter.py)."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from types import ModuleType
 from typing import Any
 
 import msgpack
 import pluggy
 
-import constellation
+from constellation.core.interpreter import preface
 
-_PREFACE = """\
-import sys
-sys.path.insert(0, {folder!r})
-import constellation
-del sys.path[0]
-sys.path += [folder for folder in {others!r} if folder not in sys.path]
-"""
 _FABRIC = """\
 from constellation.fabric.main import main
 sys.exit(main(int(sys.argv[2])))
@@ -57,17 +44,36 @@ run_bare(json.loads(sys.argv[3]))
 
 def fabric_command(config: int) -> list[str]:
     """The fabric: node, master, bridge and monitor, told all by the descriptor of its configuration."""
-    return [sys.executable, "-I", "-c", _preface() + _FABRIC, "fabric", str(config)]
+    return [sys.executable, "-I", "-c", preface(msgpack, pluggy) + _FABRIC, "fabric", str(config)]
 
 
 def keeper_command(fabric: int, keeper_end: int, book: int) -> list[str]:
     """The keeper of a fabric with this OS pid; holds the only write end of the pipe that the fabric watches."""
-    return [sys.executable, "-I", "-S", "-c", _preface() + _KEEPER, "keeper", str(fabric), str(keeper_end), str(book)]
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        preface(msgpack, pluggy) + _KEEPER,
+        "keeper",
+        str(fabric),
+        str(keeper_end),
+        str(book),
+    ]
 
 
 def attached_command(config: int, keeper_end: int, book: int) -> list[str]:
     """A keeper that forks its fabric itself."""
-    return [sys.executable, "-I", "-c", _preface() + _BOTH, "keeper", str(config), str(keeper_end), str(book)]
+    return [
+        sys.executable,
+        "-I",
+        "-c",
+        preface(msgpack, pluggy) + _BOTH,
+        "keeper",
+        str(config),
+        str(keeper_end),
+        str(book),
+    ]
 
 
 def bare_template_command(config: dict[str, Any]) -> list[str]:
@@ -76,7 +82,7 @@ def bare_template_command(config: dict[str, Any]) -> list[str]:
         sys.executable,
         *_flags(),
         "-c",
-        _preface() + _TEMPLATE,
+        preface(msgpack, pluggy) + _TEMPLATE,
         "template",
         json.dumps(sys.path),
         json.dumps(config),
@@ -106,13 +112,3 @@ def _flags() -> list[str]:
 
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
     return flags
-
-
-def _preface() -> str:
-    folder = _folder_of(constellation)
-    others = [folder, *(_folder_of(module) for module in (msgpack, pluggy))]
-    return _PREFACE.format(folder=folder, others=list(dict.fromkeys(others)))
-
-
-def _folder_of(package: ModuleType) -> str:
-    return os.path.dirname(os.path.dirname(os.path.abspath(package.__file__ or "")))

@@ -10,7 +10,6 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from constellation.core.draining import Held
 from constellation.core.errors import ChannelError, PluginError, UsageError
 from constellation.core.lifecycle import NODE_LOST
 from constellation.core.messages import (
-    Begin,
     Close,
     Closed,
     Draining,
@@ -322,12 +320,6 @@ class Runtime:
 
         words, need = ("the end of all other processes", why.EVERYONE) if not kill else ("close()", None)
         return CallOperation(self, lambda number: (Close(number, kill), ()), Closed, words, need)
-
-    def begin_deployment(self, message: Callable[[int], Begin], template: int) -> Operation[None]:
-        """An operation: a new deployment on the same fabric, with a template of its own."""
-        from constellation.process.requests import CallOperation  # a cycle otherwise
-
-        return CallOperation(self, lambda number: (message(number), (template,)), Closed, "begin a deployment")
 
     def stop(self) -> None:
         """End the background thread, the links and the connection to the node."""

@@ -241,3 +241,64 @@ def test_a_fabric_under_kills_loses_nothing_without_a_word() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def _below(os_pid: int, word: bytes, limit: float = 20.0) -> int:
+    """The child of a process whose command line has a word; waited for."""
+    deadline = time.monotonic() + limit
+    while True:
+        for child in children_of(os_pid):
+            if word in _command(child).split(b"\0"):
+                return child
+        assert time.monotonic() < deadline, f"process {os_pid} has no child {word!r}"
+        time.sleep(0.01)
+
+
+def test_a_stopped_template_keeps_no_end_waiting(tmp_path: Path, leftovers: Leftovers) -> None:
+    """Who should report the ends of killed processes does nothing: it is killed too, and Ctrl-C ends all."""
+    source = """
+        import time
+        from constellation import init, spawn
+        def sleeper():
+            time.sleep(600)
+        init()
+        spawn(sleeper).block()
+        print("all run", flush=True)
+        time.sleep(600)
+    """
+    with cluster(tmp_path, leftovers, 1) as made:
+        made.wait_for_nodes()
+        made.environment["CONSTELLATION_GRACE"] = "0.5"
+        events = _begin(made, source)
+        events.until("all run")
+        monitor = _below(daemon_below(made.daemons["n1"]), b"monitor")
+        kill(_below(monitor, b"prog.py"), signal.SIGSTOP)
+        events.running.send_signal(signal.SIGINT)
+        assert events.rest() == 130
+        exits = [event for event in events.seen if event["event"] == "exit"]
+        assert len(exits) == 2, events.seen
+
+
+def test_a_monitor_process_that_is_killed_ends_its_deployment_with_the_reason(
+    tmp_path: Path, leftovers: Leftovers
+) -> None:
+    """Before the program has come to its init(), and while it runs; the node goes on, and its room is free again."""
+    lines = ('mem = "150 MiB"\ncpu = 1',)
+    with cluster(tmp_path, leftovers, 1, lines=lines) as made:
+        made.wait_for_nodes()
+        daemon = daemon_below(made.daemons["n1"])
+        trying = made.begin("import time\ntime.sleep(600)")
+        monitor = _below(daemon, b"monitor")
+        _below(monitor, b"prog.py")
+        kill(monitor)
+        _, err = trying.communicate(timeout=20)
+        assert trying.returncode == 4, err
+        assert "monitor lost" in err
+        events = _begin(made, COUNTER, "100000")
+        events.until("3\n")
+        kill(_below(daemon, b"monitor"))
+        assert events.rest() == 1
+        (end,) = [event for event in events.seen if event["event"] == "exit"]
+        assert "monitor lost" in end["cause"]
+        done = made.deploy(COUNTER, "2", options=("--format", "raw"))
+        assert (done.stdout, done.returncode) == ("0\n1\n", 0), done
