@@ -304,7 +304,9 @@ class Conduit:
         return self.is_open
 
     def _end_of(self, error: ssl.SSLError) -> str:
-        if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        # In some versions of Python a cut connection is no SSLEOFError with OpenSSL 3: only the reason says so.
+        is_cut = isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+        if is_cut or isinstance(error, ssl.SSLZeroReturnError):
             when = " during the handshake" if self.role is None else " without saying so: cut off, or killed"
             return f"{self.label} has closed the connection{when}"
         if "ALERT" in (error.reason or ""):

@@ -117,6 +117,8 @@ def _make(identity: Identity, deployment: bytes, *, server: bool) -> LinkContext
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Some versions of Python take a connection that was cut for one that has been closed; it must be told from that.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     context.peer = Role.of_deployment(deployment)
     context.link = ""
     if server:
