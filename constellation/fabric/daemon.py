@@ -100,6 +100,8 @@ class NodeDaemon:
         self._files = files
         self._log = log
         self._trunk: Trunk | None = None
+        self._is_in = False
+        """Whether the master on the trunk has welcomed this node: only then it gets messages, the kept ones first."""
         self._lease = 5.0
         self._heard = loop.now()
         """When the last answer was sent that the master is known to have heard."""
@@ -119,6 +121,7 @@ class NodeDaemon:
         if self._trunk is not None and self._trunk is not connection:
             self._trunk.close()
         self._trunk = connection
+        self._is_in = False
         self._pieces.clear()
 
     def detach(self, connection: Trunk, reason: str) -> None:
@@ -168,8 +171,12 @@ class NodeDaemon:
                 self._log(f"the master said {type(message).__name__}, which is not a master's to say")
 
     def _send(self, message: trunk.TrunkMessage) -> None:
-        if self._trunk is not None:
-            self._trunk.send(message)
+        connection = self._trunk
+        if connection is not None and not connection.send(message):
+            # It would be missed for ever: what is kept is sent again to a master that comes anew, and in its order.
+            self._trunk = None
+            connection.close()
+            self._log("the master reads nothing any more: the connection is closed")
 
     def _joined(self, deployment: bytes, payload: bytes) -> bytes:
         pieces = self._pieces.pop(deployment, None)
@@ -207,6 +214,7 @@ class NodeDaemon:
         self._heard = max(self._heard, self._joined_at)
         self.node_id = node_id = message.node_id
         self._master = message.master
+        self._is_in = True
         for deployment in message.unknown:
             self._shut(deployment)
         for part in self._parts.values():
@@ -326,7 +334,7 @@ class NodeDaemon:
     # Messages of deployments
 
     def _up(self, part: Part, kept: Kept) -> None:
-        if self._trunk is None or not self.node_id:
+        if not self._is_in:
             return
         ahead, rest = trunk.in_pieces(part.deployment, kept.payload)
         for piece in ahead:

@@ -179,6 +179,7 @@ class BridgeLine(NamedTuple):
     """The connection to the bridge."""
 
     send: Callable[[trunk.BridgeMessage], bool]
+    close: Callable[[], None]
 
 
 class FabricMaster:
@@ -366,7 +367,7 @@ class FabricMaster:
             if silent > self.lease + MARGIN_S:
                 self.node_lost(record, f"not heard for {silent:.1f} s")
             elif record.trunk is not None:
-                record.trunk.send(trunk.Beat(self._beat, record.beat))
+                self._send(record, trunk.Beat(self._beat, record.beat))
 
     def on_message(self, record: NodeRecord, message: trunk.TrunkMessage) -> None:
         """Handle what a node says."""
@@ -403,10 +404,14 @@ class FabricMaster:
             case _:
                 pass
 
-    @staticmethod
-    def _send(record: NodeRecord, message: trunk.TrunkMessage) -> None:
-        if record.trunk is not None:
-            record.trunk.send(message)
+    def _send(self, record: NodeRecord, message: trunk.TrunkMessage) -> None:
+        connection = record.trunk
+        if connection is not None and not connection.send(message):
+            # It would be missed for ever: what is kept is sent again over the next connection, and in its order.
+            self.disconnected(record, connection, "it reads nothing any more")
+            connection.close()
+            if record.on_lost is not None:
+                self._loop.call_later(0, record.on_lost)
 
     def _give_chunks(self, record: NodeRecord, name: bytes, digests: list[Any]) -> None:
         """Send what a node asks for; it asks for little at a time."""
@@ -483,8 +488,7 @@ class FabricMaster:
 
     def send_event(self, event: trunk.Event) -> None:
         """Send an event to the bridge, if one is there."""
-        if self._bridge is not None:
-            self._bridge.send(event)
+        self._tell_bridge(event)
 
     def news(self, hook: str, **arguments: Any) -> None:
         """Tell the plugins that this master was started with."""
@@ -559,8 +563,12 @@ class FabricMaster:
                 pass
 
     def _tell_bridge(self, message: trunk.BridgeMessage) -> None:
-        if self._bridge is not None:
-            self._bridge.send(message)
+        line = self._bridge
+        if line is not None and not line.send(message):
+            # Events that are missing between others would be lost: the bridge comes again, and says what it has.
+            self._bridge = None
+            line.close()
+            self._log("the bridge reads nothing any more: the connection is closed")
 
     def _deploy(self, client: int, specification: Specification) -> None:
         name = os.urandom(trunk.DEPLOYMENT_BYTES)

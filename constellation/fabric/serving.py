@@ -365,7 +365,7 @@ class _Visitor:
         master = self._daemon.bridge_role
         if self._is_bridge and master is not None:
             if isinstance(message, trunk.Ready):
-                self._line = BridgeLine(self._conduit.send)
+                self._line = BridgeLine(self._conduit.send, self._conduit.close)
                 master.bridge_came(self._line, message)
                 self._daemon.say(f"a bridge listens on {message.address}")
             else:

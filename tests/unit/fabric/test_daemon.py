@@ -1,0 +1,116 @@
+"""The node daemon and the order of what it tells a master that comes again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from constellation.core import trunk
+from constellation.core.address import Address
+from constellation.core.resources import Resources
+from constellation.fabric.daemon import NodeDaemon, Settings
+from constellation.fabric.loop import Loop
+from constellation.fabric.parts import Part
+
+NAME = b"d" * 16
+SPECIFICATION = trunk.Specification(*([""] + [[]] * (len(trunk.Specification._fields) - 1)))  # type: ignore[arg-type]
+
+
+class Master:
+    """A connection that keeps what it is sent, until it is full."""
+
+    is_full = False
+
+    def __init__(self, room: int = 1000) -> None:
+        self.sent: list[trunk.TrunkMessage] = []
+        self.is_open = True
+        self._room = room
+
+    def send(self, message: trunk.TrunkMessage) -> bool:
+        if len(self.sent) >= self._room or not self.is_open:
+            return False
+        self.sent.append(message)
+        return True
+
+    def close(self) -> None:
+        self.is_open = False
+
+    @property
+    def ups(self) -> list[int]:
+        """Numbers of the messages of the deployment, in their order."""
+        return [each.number for each in self.sent if isinstance(each, trunk.Up)]
+
+
+class Files:
+    """Keeps the part that is to be prepared."""
+
+    part: Part
+
+    def prepare(self, part: Part, on_ready: Callable[[dict[str, Any]], None], on_failed: Callable[[str], None]) -> None:
+        self.part = part
+
+    def chunk(self, chunk: trunk.Chunk) -> None:
+        """None comes."""
+
+    def again(self) -> None:
+        """Nothing is asked for."""
+
+    def forget(self, part: Part) -> None:
+        """Nothing is there."""
+
+
+@pytest.fixture
+def node() -> tuple[NodeDaemon, Files]:
+    """A node that runs nothing as yet."""
+    files = Files()
+    settings = Settings("n1", Address("127.0.0.1", 5000), Resources(mem=100, cpu=1), (), "/nowhere", "0.1.0")
+    return NodeDaemon(Loop(), settings, None, files, lambda _line: None), files  # type: ignore[arg-type]
+
+
+def _join(daemon: NodeDaemon, master: Master) -> None:
+    daemon.attach(master)
+    daemon.on_message(trunk.Hello("0.1.0", 5.0, "", None, None, [], []))
+
+
+def _welcome(daemon: NodeDaemon) -> None:
+    daemon.on_message(trunk.Welcome(1, [], [], b"m" * 16))
+
+
+def test_what_happens_before_the_welcome_comes_after_what_was_kept(node: tuple[NodeDaemon, Files]) -> None:
+    """A master passes over numbers below the last one: none may be ahead of those that were kept meanwhile."""
+    daemon, files = node
+    first = Master()
+    _join(daemon, first)
+    _welcome(daemon)
+    daemon.on_message(trunk.Open(NAME, list(SPECIFICATION)))
+    files.part.tell(trunk.Words("1"))
+    daemon.detach(first, "killed")
+    files.part.tell(trunk.Words("2"))
+    second = Master()
+    _join(daemon, second)
+    files.part.tell(trunk.Words("3"))
+    assert second.ups == []
+    _welcome(daemon)
+    files.part.tell(trunk.Words("4"))
+    assert second.ups == [1, 2, 3, 4]
+    assert first.ups == [1]
+
+
+def test_a_master_that_takes_nothing_more_is_told_all_when_it_comes_again(node: tuple[NodeDaemon, Files]) -> None:
+    """What a full connection refuses may not be missing between what it takes later."""
+    daemon, files = node
+    full = Master(room=3)
+    _join(daemon, full)
+    _welcome(daemon)
+    daemon.on_message(trunk.Open(NAME, list(SPECIFICATION)))
+    for number in range(1, 6):
+        files.part.tell(trunk.Words(str(number)))
+    assert full.ups == [1, 2]
+    assert not full.is_open
+    again = Master()
+    _join(daemon, again)
+    daemon.on_message(trunk.Acked(NAME, 1))
+    _welcome(daemon)
+    assert again.ups == [2, 3, 4, 5]
