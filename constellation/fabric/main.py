@@ -15,6 +15,7 @@ from constellation.core.plugins import make_plugin_manager
 from constellation.fabric import keeper
 from constellation.fabric.deployment import Deployment
 from constellation.fabric.loop import Loop
+from constellation.fabric.signals import Signals
 
 
 def main(config_fd: int) -> int:
@@ -42,6 +43,8 @@ def main(config_fd: int) -> int:
     except ConstellationError as error:
         sys.stderr.write(f"constellation: {error}\n")
         return 1
+    finally:
+        Signals.block()
 
 
 def raise_file_limit() -> tuple[int, int]:

@@ -48,6 +48,11 @@ class Signals:
         with contextlib.suppress(BlockingIOError):
             self._read_end.recv(4096)
 
+    @staticmethod
+    def block() -> None:
+        """Let none come any more: the interpreter's own end takes the handlers away, and one that comes then would kill."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
     def take(self) -> set[int]:
         """Give what has come since the last call."""
         if not self._pending:

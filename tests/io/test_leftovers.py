@@ -137,6 +137,9 @@ def test_a_start_touches_nobody_else(leftovers: Leftovers, run_program: RunProgr
         ["sleep", "1000"],
         env={**leftovers.environment, "CONSTELLATION_DEPLOYMENT": "0123456789abcdef-1-1:1.1.1.1"},
     )
+    # A moment after its exec the kernel shows no environment of it as yet.
+    while not any(line.startswith(f"process {foreign.pid}:") for line in leftovers.found()):
+        assert foreign.poll() is None
     before = leftovers.found()
     _start_another(run_program, tmp_path)
     assert leftovers.found() == before

@@ -223,6 +223,29 @@ def _run_until_interrupted(tmp_path: Path, leftovers: Leftovers, how: str, delay
         time.sleep(0.02)
 
 
+def test_ctrl_c_again_and_again_until_the_end(tmp_path: Path, leftovers: Leftovers) -> None:
+    """Also in the last moment of the fabric's interpreter, whose own handler would end it by the signal."""
+    (tmp_path / "prog.py").write_text(
+        "import time\nfrom constellation import init\ninit()\nprint('up')\ntime.sleep(60)\n"
+    )
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "prog.py"],
+            cwd=tmp_path,
+            env={**leftovers.environment, "CONSTELLATION_FORMAT": "raw"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as program:
+            assert program.stdout is not None
+            assert program.stderr is not None
+            assert program.stdout.readline() == "up\n"
+            while program.poll() is None:
+                program.send_signal(signal.SIGINT)
+                time.sleep(0.0005)
+            assert program.returncode == 130, program.stderr.read()
+
+
 @pytest.mark.parametrize("how", ["plain", "handles"])
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 40))])
 def test_ctrl_c_during_a_storm_of_spawns(tmp_path: Path, leftovers: Leftovers, how: str, seed: int) -> None:
