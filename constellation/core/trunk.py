@@ -243,6 +243,8 @@ class Join(NamedTuple):
     labels: list[Any]
     deployments: list[Any]
     """Of those that run here: deployment, specification, and the number of the last `Down` that has come."""
+    gone: list[Any]
+    """Of those that ended here without the master's word, which it may not have heard: what `Gone` says."""
     clock: float
     master: bytes
     """Which master it was in last, by its `Welcome`; empty: none."""
@@ -324,10 +326,11 @@ class Shut(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """node -> master: the monitor process of a deployment has ended by itself, and all that it ran."""
+    """node -> master: all that ran of a deployment here has ended, and not by the master's word."""
 
     deployment: bytes
-    reason: str
+    cause: str
+    """For the certificates of its processes."""
 
 
 class Need(NamedTuple):
@@ -524,10 +527,6 @@ class Ended(NamedTuple):
     deployment: bytes
 
 
-class Ping(NamedTuple):
-    """Either side of a client's connection, now and then: it is there."""
-
-
 BridgeMessage: TypeAlias = (
     Deploy | Accepted | Refusal | Event | Stored | Typed | Interrupt | Lost | Question | Answer | Ready
 )
@@ -538,11 +537,10 @@ BRIDGE: Final = Schema(
 
 ClientMessage: TypeAlias = (
     Deploy | Missing | Chunk | Accepted | Refusal | Event | Attach | Typed | Interrupt | Question | Answer | Read | Ended
-    | Ping
 )  # fmt: skip
 CLIENT: Final = Schema(
     "message between client and bridge",
     (
-        Deploy, Missing, Chunk, Accepted, Refusal, Event, Attach, Typed, Interrupt, Question, Answer, Read, Ended, Ping,
+        Deploy, Missing, Chunk, Accepted, Refusal, Event, Attach, Typed, Interrupt, Question, Answer, Read, Ended,
     ),
 )  # fmt: skip

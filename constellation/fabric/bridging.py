@@ -35,6 +35,9 @@ READ_KEPT_S: Final = 60.0
 KEPT_S: Final = 7 * 86400.0
 """... and how long when nobody has."""
 
+DISK_RETRY_S: Final = 2.0
+"""After an event could not be kept, until it is asked for again."""
+
 _WAIT_FOR_MASTER_S: Final = 10.0
 """For a fabric that is still forming."""
 
@@ -53,6 +56,8 @@ class _Client:
         self.number = number
         self.owner = ""
         self.conduit: Conduit | None = None
+        self.asked: trunk.Deploy | trunk.Question | None = None
+        """What the master has not answered yet."""
         self.watching: bytes | None = None
         self.is_lasting = False
         self.is_following = True
@@ -112,6 +117,7 @@ class Bridge:
         self._depot = depot
         self._log = log
         self._master: Callable[[trunk.BridgeMessage], bool] | None = None
+        self._renew: Callable[[], None] = _nothing
         self._waiting_for_master: list[trunk.BridgeMessage] = []
         self._clients: dict[int, _Client] = {}
         self._count = 0
@@ -152,9 +158,15 @@ class Bridge:
 
     # The master
 
-    def master_came(self, send: Callable[[trunk.BridgeMessage], bool], address: str) -> None:
-        """The master is connected."""
-        self._master = send
+    def master_came(self, send: Callable[[trunk.BridgeMessage], bool], address: str, renew: Callable[[], None]) -> None:
+        """The master is connected.
+
+        Args:
+            send: Sends it a message.
+            address: Where this bridge listens.
+            renew: Makes the connection anew, over which the master sends again what is not kept here.
+        """
+        self._master, self._renew = send, renew
         stored = [
             [name, kept.spool.last, [list(pair) for pair in kept.spool.sources.items()], list(kept.spool.living)]
             for name, kept in self._kept.items()
@@ -162,27 +174,32 @@ class Bridge:
         ]
         send(trunk.Ready(address, stored))
         waiting, self._waiting_for_master = self._waiting_for_master, []
-        for message in waiting:
-            send(message)
+        for message in (*waiting, *(client.asked for client in self._clients.values())):
+            if message is not None:
+                send(message)
 
     def master_left(self) -> None:
         """It has gone; clients stay."""
-        self._master = None
+        self._master, self._renew = None, _nothing
 
     def _tell_master(self, message: trunk.BridgeMessage) -> None:
         if self._master is not None:
             self._master(message)
-            return
-        self._waiting_for_master.append(message)
-        if isinstance(message, trunk.Deploy | trunk.Question):
-            client = message.client
-            self._loop.call_later(_WAIT_FOR_MASTER_S, lambda: self._give_up(message, client))
+        else:
+            self._waiting_for_master.append(message)
 
-    def _give_up(self, message: trunk.BridgeMessage, client: int) -> None:
-        if message in self._waiting_for_master:
-            self._waiting_for_master.remove(message)
+    def _ask_master(self, client: _Client, message: trunk.Deploy | trunk.Question) -> None:
+        """Ask what is answered, once more where the master is another one by then."""
+        client.asked = message
+        if self._master is not None:
+            self._master(message)
+        else:
+            self._loop.call_later(_WAIT_FOR_MASTER_S, lambda: self._give_up(client, message))
+
+    def _give_up(self, client: _Client, message: trunk.Deploy | trunk.Question) -> None:
+        if client.asked is message and self._master is None:
             text = f"the bridge has no connection to the master, and did not get one within {_WAIT_FOR_MASTER_S:g} s"
-            self._refuse(client, text, 3)
+            self._refuse(client.number, text, 3)
 
     def on_master_message(self, message: trunk.BridgeMessage) -> None:
         """Pass on what the master says."""
@@ -196,6 +213,7 @@ class Bridge:
             case trunk.Answer(client, _):
                 asker = self._clients.get(client)
                 if asker is not None:
+                    asker.asked = None
                     asker.send(message)
             case _:
                 pass
@@ -203,6 +221,7 @@ class Bridge:
     def _refuse(self, number: int, text: str, code: int) -> None:
         client = self._clients.get(number)
         if client is not None:
+            client.asked = None
             client.send(trunk.Refusal(number, text, code))
 
     def _accepted(self, number: int, name: bytes) -> None:
@@ -212,6 +231,7 @@ class Bridge:
         if client is None:  # it has gone meanwhile
             self._tell_master(trunk.Lost(name))
             return
+        client.asked = None
         kept.owner, kept.is_attached = client.owner, client.is_lasting
         with open(os.path.join(folder, "owner"), "w", encoding="utf-8") as file:
             file.write(f"{kept.owner}\n{'attached' if kept.is_attached else 'detached'}")
@@ -225,13 +245,18 @@ class Bridge:
     def _event(self, message: trunk.Event) -> None:
         name, number, fields, node_id, source = message
         kept = self._kept.get(name)
-        if kept is None:
+        if kept is None:  # nobody can ask for it any more
+            self._tell_master(trunk.Stored(name, number))
             return
+        if number > kept.spool.last + 1:
+            return  # one before it could not be kept: all after that come again
         try:
             kept.spool.append(number, fields, node_id, source)
         except OSError as error:
-            self._log(f"the events of {name.hex()[:7]} cannot be kept in {self._folder}: {error.strerror}")
-            return  # not acknowledged: the master keeps it, and the nodes their output
+            # Not acknowledged: the master keeps it, and the nodes their output.
+            self._log(f"the events of {name.hex()[:7]} cannot be kept in {self._folder}: {error.strerror}; tried again")
+            self._loop.call_later(DISK_RETRY_S, self._renew)
+            return
         self._tell_master(trunk.Stored(name, number))
         for client in self._clients.values():
             if client.watching == name:
@@ -292,11 +317,9 @@ class Bridge:
                 if self._owns(client, name):
                     self._tell_master(message)
             case trunk.Question(_, kind, argument, _):
-                self._tell_master(trunk.Question(client.number, kind, argument, client.owner))
+                self._ask_master(client, trunk.Question(client.number, kind, argument, client.owner))
             case trunk.Read(name, number):
                 self._read(client, name, number)
-            case trunk.Ping():
-                client.send(trunk.Ping())
             case _:
                 self._cut_off(client, f"said {type(message).__name__}, which it was not asked for")
 
@@ -336,7 +359,7 @@ class Bridge:
         client.manifest = specification.manifest
         client.is_lasting = not is_detached
         owned = specification._replace(owner=client.owner)
-        self._tell_master(trunk.Deploy(client.number, list(owned), is_detached))
+        self._ask_master(client, trunk.Deploy(client.number, list(owned), is_detached))
 
     def _chunk(self, client: _Client, digest: bytes, data: bytes) -> None:
         if client.is_refused:

@@ -41,6 +41,7 @@ _STDIN_WINDOW: Final = 1 << 20
 """Bytes of stdin that are on their way at a time."""
 _READ_EACH: Final = 64
 """Events after which the bridge is told that they have been shown."""
+_CLOSE_S: Final = 1.0
 _WORDS: Final = 3
 _PIECES_AT_A_TIME: Final = 16
 
@@ -123,10 +124,21 @@ class Connection:
         if self._conduit is not None:
             self._conduit.send(message)
 
+    def pause(self, *, is_paused: bool) -> None:
+        """Take nothing more for now, so that the bridge waits; or go on."""
+        if self._conduit is not None and is_paused:
+            self._conduit.pause()
+        elif self._conduit is not None:
+            self._conduit.resume()
+
     def close(self) -> None:
-        """Close it, when what was sent has left."""
-        if self._conduit is not None:
-            self._conduit.close()
+        """Blocks. Close it, when what was sent has left; for a second at most."""
+        conduit, self._conduit = self._conduit, None
+        if conduit is not None:
+            conduit.close(after_flush=True)
+            until = self._loop.now() + _CLOSE_S
+            while conduit.is_open and self._loop.now() < until:
+                self._loop.step(_RETRY_S)
 
 
 class Client:
@@ -290,6 +302,8 @@ class Client:
     def _put(self, chunks: list[tuple[int, bytes]]) -> None:
         if chunks:
             self._writer.put(chunks)
+            if self._writer.is_full:
+                self._connection.pause(is_paused=True)
 
     def _arm(self) -> None:
         """A part of a line is shown a little later; by this computer's clock, for the events have their nodes' clocks."""
@@ -301,6 +315,7 @@ class Client:
             os.eventfd_read(self._writer.wake_fd)
         except BlockingIOError:
             return
+        self._connection.pause(is_paused=False)
         failure = self._writer.failure
         if failure is not None and not self._interrupts:
             self._interrupt(signal.SIGTERM)

@@ -110,6 +110,9 @@ class NodeDaemon:
         self._parts: dict[bytes, Part] = {}
         self._by_os_pid: dict[int, Part] = {}
         self._pieces: dict[bytes, list[bytes]] = {}
+        self._gone_parts: dict[bytes, tuple[str, int]] = {}
+        """Parts that are over and of which the master may not know it: the cause, and the last beat before it was said."""
+        self._beat = 0
         self._is_leaving = False
         self._dials: set[Dial] = set()
         loop.call_later(_LOOK_S, self._look)
@@ -158,6 +161,10 @@ class NodeDaemon:
                 self._heard = self._answered.pop(heard, self._heard)
                 self._answered = {each: when for each, when in self._answered.items() if each > heard}
                 self._answered[number] = self._loop.now()
+                self._beat = number
+                for deployment, (_, said_after) in list(self._gone_parts.items()):
+                    if heard > said_after:  # and so what was said before that answer
+                        del self._gone_parts[deployment]
                 self._send(trunk.Beat(number, 0))
                 for part in self._parts.values():
                     self._send(trunk.Acked(part.deployment, part.last_down))
@@ -191,6 +198,7 @@ class NodeDaemon:
         name = message.name or self.settings.name
         self._joined_at = self._loop.now()
         self._answered.clear()
+        self._beat = 0
         self.settings = self.settings._replace(name=name, labels=tuple(sorted(labels.items())))
         self._send(
             trunk.Join(
@@ -205,6 +213,7 @@ class NodeDaemon:
                     for part in self._parts.values()
                     if not part.is_over
                 ],
+                [[deployment, cause] for deployment, (cause, _) in self._gone_parts.items()],
                 time.time(),
                 self._master,
             )
@@ -215,6 +224,7 @@ class NodeDaemon:
         self.node_id = node_id = message.node_id
         self._master = message.master
         self._is_in = True
+        self._gone_parts.clear()
         for deployment in message.unknown:
             self._shut(deployment)
         for part in self._parts.values():
@@ -230,14 +240,19 @@ class NodeDaemon:
 
     # The lease
 
+    @property
+    def _silent(self) -> float:
+        """Seconds since the last answer that the master is known to have heard."""
+        return self._loop.now() - self._heard
+
     def _look(self) -> None:
         self._loop.call_later(_LOOK_S, self._look)
-        now = self._loop.now()
-        silent = now - self._heard
+        silent = self._silent
         if silent > self._lease and self.is_busy:
-            self._log(f"no word from the master for {silent:.1f} s: what runs here is killed, as its lease says")
+            self._log(f"no word from the master for {silent:.1f} s, so the lease is over: what runs here is killed")
             for part in list(self._parts.values()):
                 self._forget(part)
+                self._over_here(part)
             return
         if silent < self._lease:
             for part in self._parts.values():
@@ -248,6 +263,7 @@ class NodeDaemon:
     def _open(self, deployment: bytes, specification: Specification) -> None:
         if deployment in self._parts:
             return
+        self._gone_parts.pop(deployment, None)
         part = self._parts[deployment] = Part(self._loop, deployment, specification, self._up, self._gone)
         self._files.prepare(part, lambda config: self._begin(part, config), lambda text: self._fail(part, text))
 
@@ -289,8 +305,18 @@ class NodeDaemon:
         part.is_over = True
         if self._parts.get(part.deployment) is part:
             self._log(f"deployment {part.deployment.hex()[:7]} is over here: {reason}")
-            self._send(trunk.Gone(part.deployment, reason))
+            self._over_here(part, reason)
             self._forget(part)
+
+    def _over_here(self, part: Part, reason: str = "") -> None:
+        """Tell the master, now or when it comes again, and until it is known to have heard it."""
+        if self._silent > self._lease - _LOOK_S:  # monitor processes may see the end of the lease before the daemon
+            cause = f"node {self.settings.name} lost: no word from the master for {self._silent:.1f} s"
+        else:
+            cause = f"monitor lost: {reason}"
+        self._gone_parts[part.deployment] = (cause, self._beat)
+        if self._is_in:
+            self._send(trunk.Gone(part.deployment, cause))
 
     def _shut(self, deployment: bytes) -> None:
         part = self._parts.get(deployment)

@@ -384,7 +384,14 @@ class Deployment:
         self._dead = []
         if self.coordinator.first is None and members:
             self.coordinator.first = self._dead_first(members[0])
-        if not members and not self._was_begun:
+
+    def taken_up(self, *, was_begun: bool) -> None:
+        """All that is known has been heard: end, if nothing lives; ``was_begun`` is whether something that lived is lost."""
+        if self.coordinator.count or self.is_over:
+            return
+        if was_begun or self._was_begun:
+            self._finish(run_exit_code(self.events.ends.values(), False))
+        else:
             self.refuse("the master was started again before the program had begun: deploy it once more", REFUSED)
 
     def take_up_dead(self, status: ExitStatus, *, is_first: bool) -> None:

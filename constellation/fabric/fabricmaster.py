@@ -267,11 +267,11 @@ class FabricMaster:
             adopted = [self._adopt(record, *item) for item in message.deployments]
         unknown = [name for name in known if name not in record.lines or name not in self.deployments]
         connection.send(trunk.Welcome(record.id, unknown, adopted, self._me))
+        for name, cause in message.gone:
+            self._part_gone(record, bytes(name), str(cause))
         for name, line in record.lines.items():
-            if name in known:
-                self._forget_down(line, known[name])
-                for number, fields, payload in line.kept:
-                    self._send_down(record, name, number, fields, payload)
+            if name in self.deployments:
+                self._send_again(record, name, line, known.get(name))
         self._rebuild_if_known()
         return record
 
@@ -301,6 +301,8 @@ class FabricMaster:
                 count, rebuild.handled, rebuild.open = self._stored.get(name, (0, {}, []))
                 deployment.events.go_on_after(count, rebuild.handled)
                 rebuild.carry_out(deployment)
+                if self._has_bridge_said and name not in self._stored and not deployment.is_over:
+                    deployment.client_lost()  # as in `bridge_came`
         if self._has_bridge_said:
             self._end_forgotten()
 
@@ -352,7 +354,9 @@ class FabricMaster:
             self._loop.call_later(0, record.on_lost)
         effects = self.placement.node_left(record.id, self._loop.now())
         for deployment in list(self.deployments.values()):
-            if deployment.room.uses(record.id):
+            if deployment.rebuild is not None:
+                deployment.rebuild.part_gone(record.id, f"node {record.name} lost: {reason}")
+            elif deployment.room.uses(record.id):
                 deployment.node_lost(record.id, f"node {record.name} lost: {reason}")
                 deployment.room.forget(record.id)
         self.carry_out(effects)
@@ -395,8 +399,8 @@ class FabricMaster:
                 rebuild = self.deployments[name].rebuild
                 if rebuild is not None:
                     rebuild.inventory(record.id, message)
-            case trunk.Gone(name, reason):
-                self._part_gone(record, name, reason)
+            case trunk.Gone(name, cause):
+                self._part_gone(record, name, cause)
             case trunk.Need(name, digests) if name in self.deployments:
                 self._give_chunks(record, name, digests)
             case trunk.Leave(reason):
@@ -424,15 +428,18 @@ class FabricMaster:
                 data = None
             self._send(record, trunk.Chunk(name, bytes(digest), data if data is not None else b""))
 
-    def _part_gone(self, record: NodeRecord, name: bytes, reason: str) -> None:
-        """A monitor process has ended, and with it what it ran; the node itself goes on."""
+    def _part_gone(self, record: NodeRecord, name: bytes, cause: str) -> None:
+        """What ran of a deployment on a node has ended, and not by the master's word; the node itself goes on."""
         deployment = self.deployments.get(name)
         record.lines.pop(name, None)
         if deployment is None:
             return
+        if deployment.rebuild is not None:
+            deployment.rebuild.part_gone(record.id, cause)
+            return
         living = deployment.coordinator.living
         held = [member.number for member in living if member.computer.id == record.id and member.has_room]
-        deployment.part_lost(record.id, f"monitor lost: {reason}")
+        deployment.part_lost(record.id, cause)
         deployment.room.forget(record.id)
         # Only now: what is placed by this must not be taken for what was lost.
         for number in held:
@@ -481,6 +488,15 @@ class FabricMaster:
             self._send(record, piece)
         self._send(record, trunk.Down(name, number, fields, rest))
 
+    def _send_again(self, record: NodeRecord, name: bytes, line: _Line, last: int | None) -> None:
+        """A node has come again: give it what has not come; ``last`` did, or, where it is None, not even the first."""
+        if last is None:
+            self._send(record, trunk.Open(name, list(self.deployments[name].specification)))
+        else:
+            self._forget_down(line, last)
+        for number, fields, payload in line.kept:
+            self._send_down(record, name, number, fields, payload)
+
     @staticmethod
     def _forget_down(line: _Line, number: int) -> None:
         while line.kept and line.kept[0][0] <= number:
@@ -528,9 +544,13 @@ class FabricMaster:
             for name, last, sources, living in message.stored
         }
         for name, deployment in list(self.deployments.items()):
-            if deployment.rebuild is None:
-                deployment.events.resend(self._stored[name][0] if name in self._stored else 0)
-                self._forget_if_told(deployment)
+            if deployment.rebuild is not None:
+                continue
+            if name not in self._stored and not deployment.is_over:
+                # A bridge that was killed had not yet written down whose it is: nobody can ask for it any more.
+                deployment.client_lost()
+            deployment.events.resend(self._stored[name][0] if name in self._stored else 0)
+            self._forget_if_told(deployment)
         if self._is_rebuilding:
             self._rebuild_if_known()
         else:

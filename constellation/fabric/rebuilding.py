@@ -43,6 +43,15 @@ class Rebuild:
         """By node: the last of its messages of which the bridge has an event."""
         self.open: list[bytes] = []
         """Pids of those that the bridge believes to live."""
+        self._gone: dict[int, str] = {}
+        """By node: why what it told of does not run any more."""
+
+    def part_gone(self, node_id: int, cause: str) -> None:
+        """What ran on a node has ended meanwhile: only what it wrote still counts."""
+        self._gone[node_id] = cause
+        self.held = [
+            held for held in self.held if held.node_id != node_id or isinstance(held.message, trunk.Wrote | trunk.Words)
+        ]
 
     def inventory(self, node_id: int, message: trunk.Inventory) -> None:
         """A node has said what it knows."""
@@ -55,8 +64,12 @@ class Rebuild:
         """Fill a deployment's books, then handle what has waited."""
         spawns = self._members(deployment)
         deployment.coordinator.take_up_links(self.links)
-        known = {bytes(row[0]) for _, row in self.processes}
-        lost = [ExitStatus(Pid.from_bytes(key), None, None, LOST) for key in self.open if key not in known]
+        causes = {bytes(row[0]): self._gone.get(node_id, "") for node_id, row in self.processes}
+        lost = [
+            ExitStatus(Pid.from_bytes(key), None, None, causes.get(key) or LOST)
+            for key in self.open
+            if causes.get(key) != ""
+        ]
         deployment.coordinator.take_up_lost(lost, self.links)
         replayed: set[tuple[bytes, int]] = set()
         for held in self.held:
@@ -71,6 +84,7 @@ class Rebuild:
                 deployment.on_message(*held)
             else:
                 deployment.replay(held.message, held.payload)
+        deployment.taken_up(was_begun=bool(lost))
 
     def _members(self, deployment: Deployment) -> set[tuple[bytes, int]]:
         """Take up the living and the dead; the requests that have led to a process."""
@@ -80,11 +94,16 @@ class Rebuild:
             handled = self.handled.get(node_id, 0)
             start = trunk.Start(*order)
             pid = Pid.from_bytes(bytes(key))
-            requests.add((start.parent, start.request))
             deployment.room.count_from(start.number)
+            has_begun = bool(began) and began <= handled
+            if node_id in self._gone and not has_begun:
+                continue  # nobody has been told of it: whoever asked for it gets it elsewhere
+            requests.add((start.parent, start.request))
             if over and over <= handled:
                 end = ExitStatus(pid, 0, None) if status is None else ExitStatus.from_fields(status)
                 deployment.take_up_dead(end, is_first=not start.parent)
+                continue
+            if node_id in self._gone:
                 continue
             computer = deployment.room.computer(node_id)
             member = Member(
@@ -97,7 +116,7 @@ class Rebuild:
                 None,
                 computer,
             )
-            member.is_ready = bool(began) and began <= handled
+            member.is_ready = has_begun
             living.append(member)
         deployment.take_up(living)
         by_key = {member.key: member for member in living}

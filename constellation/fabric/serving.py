@@ -566,7 +566,12 @@ class BridgeDaemon:
     def _ready(self, role: Role) -> None:
         check_role(role, NODE)
         assert self._conduit is not None
-        self._bridge.master_came(self._conduit.send, str(self._address))
+        self._bridge.master_came(self._conduit.send, str(self._address), self._renew)
+
+    def _renew(self) -> None:
+        if self._conduit is not None:
+            self._conduit.close()
+        self._failed("")
 
     def run(self) -> int:
         """Blocks. Until it is told to end.

@@ -191,8 +191,12 @@ def children_of(os_pid: int) -> list[int]:
 
 
 def daemon_below(keeper: subprocess.Popen[bytes]) -> int:
-    """OS pid of the daemon that a keeper keeps."""
-    return children_of(keeper.pid)[0]
+    """OS pid of the daemon that a keeper keeps; waited for, if the keeper has just been started."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (children := children_of(keeper.pid)):
+        assert time.monotonic() < deadline, "the keeper has no daemon"
+        time.sleep(0.01)
+    return children[0]
 
 
 def kill(os_pid: int, signum: int = signal.SIGKILL) -> None:

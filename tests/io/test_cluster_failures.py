@@ -108,6 +108,25 @@ def test_a_node_that_is_lost_is_named_in_the_certificates(
             made.wait_for("n1", f"'{child_node}' is lost")
 
 
+def test_a_master_that_stood_still_for_longer_than_the_lease_learns_what_its_nodes_have_killed(
+    tmp_path: Path, leftovers: Leftovers
+) -> None:
+    """It goes on before it would give a node up: nobody but the node can tell it."""
+    with cluster(tmp_path, leftovers, 2, lines=ONE_EACH, lease=LEASE_S) as made:
+        made.wait_for_nodes()
+        events = _begin(made, WATCHER)
+        events.until("runs")
+        master = daemon_below(made.daemons["n1"])
+        kill(master, signal.SIGSTOP)
+        try:
+            made.wait_for("n2", "the lease is over")
+        finally:
+            kill(master, signal.SIGCONT)
+        assert events.rest() == 1, events.seen
+        causes = [event["cause"] or "" for event in events.seen if event["event"] == "exit"]
+        assert any(cause.startswith("node n2 lost: no") for cause in causes), events.seen
+
+
 def test_what_waits_for_room_gets_it_on_a_node_that_joins(tmp_path: Path, leftovers: Leftovers) -> None:
     """A node that comes back is a node like any other."""
     with cluster(tmp_path, leftovers, 2, lines=ONE_EACH, lease=LEASE_S) as made:

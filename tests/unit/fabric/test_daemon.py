@@ -114,3 +114,79 @@ def test_a_master_that_takes_nothing_more_is_told_all_when_it_comes_again(node: 
     daemon.on_message(trunk.Acked(NAME, 1))
     _welcome(daemon)
     assert again.ups == [2, 3, 4, 5]
+
+
+def _gone(master: Master) -> list[tuple[str, ...]]:
+    """What it is told of parts that are over: within the joining, or after."""
+    found = []
+    for each in master.sent:
+        if isinstance(each, trunk.Join):
+            found += [("join", *map(str, cause)) for _, *cause in each.gone]
+        if isinstance(each, trunk.Gone):
+            found.append(("gone", each.cause))
+    return found
+
+
+def test_what_is_killed_at_the_end_of_a_lease_is_told_to_a_master_that_speaks_again(
+    node: tuple[NodeDaemon, Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A master that stood still for that long knows nothing of it, and would wait for the ends of those processes."""
+    daemon, _ = node
+    master = Master()
+    _join(daemon, master)
+    _welcome(daemon)
+    daemon.on_message(trunk.Open(NAME, list(SPECIFICATION)))
+    now = daemon._loop.now()
+    monkeypatch.setattr(daemon._loop, "now", lambda: now + 6.0)
+    daemon._look()
+    assert _gone(master) == [("gone", "node n1 lost: no word from the master for 6.0 s")]
+
+
+def test_what_ends_while_the_master_is_not_there_is_told_when_it_comes(node: tuple[NodeDaemon, Files]) -> None:
+    """Once with the joining, and no more when it is known that it was heard; not of what has been opened again."""
+    daemon, files = node
+    first = Master()
+    _join(daemon, first)
+    _welcome(daemon)
+    daemon.on_message(trunk.Open(NAME, list(SPECIFICATION)))
+    daemon.detach(first, "killed")
+    daemon._fail(files.part, "no room on the disk")
+    second = Master()
+    _join(daemon, second)
+    assert _gone(first) == []
+    assert _gone(second) == [("join", "monitor lost: no room on the disk")]
+    daemon.detach(second, "killed before it said welcome")
+    third = Master()
+    _join(daemon, third)
+    assert _gone(third) == _gone(second)
+    _welcome(daemon)
+    fourth = Master()
+    _join(daemon, fourth)
+    assert _gone(fourth) == []
+
+
+def test_an_end_that_was_said_is_said_again_until_a_later_answer_is_known_to_have_come(
+    node: tuple[NodeDaemon, Files],
+) -> None:
+    """A connection that breaks takes with it what was on its way."""
+    daemon, files = node
+    first = Master()
+    _join(daemon, first)
+    _welcome(daemon)
+    daemon.on_message(trunk.Beat(1, 0))
+    daemon.on_message(trunk.Open(NAME, list(SPECIFICATION)))
+    daemon._fail(files.part, "killed")
+    daemon.on_message(trunk.Beat(2, 1))
+    second = Master()
+    _join(daemon, second)
+    assert _gone(second) == [("join", "monitor lost: killed")]
+    again = Master()
+    _join(daemon, again)
+    _welcome(daemon)
+    daemon.on_message(trunk.Open(NAME, list(SPECIFICATION)))
+    daemon._fail(files.part, "killed")
+    daemon.on_message(trunk.Beat(1, 0))
+    daemon.on_message(trunk.Beat(2, 1))
+    last = Master()
+    _join(daemon, last)
+    assert _gone(last) == []

@@ -1,0 +1,112 @@
+"""The bridge and its master: nothing is acknowledged over a gap, and what has not been answered is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from constellation.core import trunk
+from constellation.fabric import bridging
+from constellation.fabric.bridging import Bridge
+from constellation.fabric.loop import Loop
+from constellation.fabric.spool import Spool
+
+NAME = b"d" * 16
+
+
+class Master:
+    """Keeps what it is told."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self.told: list[Any] = []
+        self.renewed = 0
+        bridge.master_came(self._send, "127.0.0.1:5001", self._renew)
+
+    def _send(self, message: Any) -> bool:
+        self.told.append(message)
+        return True
+
+    def _renew(self) -> None:
+        self.renewed += 1
+
+    @property
+    def stored(self) -> list[int]:
+        """The numbers that have been acknowledged."""
+        return [each.number for each in self.told if isinstance(each, trunk.Stored)]
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """Closed at the end."""
+    made = Loop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bridge(tmp_path: Path, loop: Loop) -> Iterator[Bridge]:
+    """Without a master and without clients."""
+    made = Bridge(loop, str(tmp_path), lambda: None, None, lambda _line: None)  # type: ignore[arg-type]
+    yield made
+    for kept in made._kept.values():
+        kept.spool.remove()
+
+
+def _client(bridge: Bridge, number: int) -> bridging._Client:
+    client = bridge._clients[number] = bridging._Client(number)
+    client.owner = "somebody"
+    return client
+
+
+def _event(number: int) -> trunk.Event:
+    return trunk.Event(NAME, number, ["words", str(number)], 1, number)
+
+
+def test_nothing_after_an_event_that_could_not_be_kept_is_acknowledged(
+    bridge: Bridge, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: the master is asked for all of them again, and gives its nodes leave to forget none."""
+    monkeypatch.setattr(bridging, "DISK_RETRY_S", 0.0)
+    master = Master(bridge)
+    _client(bridge, 1)
+    bridge.on_master_message(trunk.Accepted(1, NAME))
+    bridge.on_master_message(_event(1))
+    with monkeypatch.context() as full:
+        full.setattr(Spool, "append", _no_space)
+        bridge.on_master_message(_event(2))
+    bridge.on_master_message(_event(3))
+    assert master.stored == [1]
+    loop.step(1.0)
+    assert master.renewed == 1
+    again = Master(bridge)
+    assert again.told[0].stored[0][:2] == [NAME, 1]
+    bridge.on_master_message(_event(2))
+    bridge.on_master_message(_event(3))
+    assert again.stored == [2, 3]
+
+
+def _no_space(*_arguments: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_events_of_a_deployment_that_nobody_can_ask_for_are_not_kept_by_the_master(bridge: Bridge) -> None:
+    """They are acknowledged: else it would keep them for ever."""
+    master = Master(bridge)
+    bridge.on_master_message(_event(7))
+    assert master.stored == [7]
+
+
+def test_what_a_former_master_has_not_answered_the_next_one_is_asked(bridge: Bridge) -> None:
+    """No client waits for ever for an answer that died with somebody."""
+    first = Master(bridge)
+    client = _client(bridge, 1)
+    bridge._ask_master(client, trunk.Question(1, "ps", "", "somebody"))
+    bridge.master_left()
+    second = Master(bridge)
+    asked = [[each for each in master.told if isinstance(each, trunk.Question)] for master in (first, second)]
+    assert asked[0] == asked[1] != []
+    bridge.on_master_message(trunk.Answer(1, []))
+    assert not [each for each in Master(bridge).told if isinstance(each, trunk.Question)]
