@@ -96,9 +96,10 @@ def master(context: click.Context, /, address: str, nodes: str | None, **options
     """  # noqa: D301  # the mark is click's
     entries = list(load(nodes).nodes) if nodes is not None else []
     config = _config(context, address, options, [entry._asdict() for entry in entries])
-    config |= {key: options[key] for key in ("lease", "scheduler")}
+    config |= {key: options[key] for key in ("lease", "scheduler")} | {"file": nodes or ""}
     own = parse_address(address)
-    config["bridge_bind"] = options["bridge"] or (None if nodes is not None else f"{own.host}:{own.port + 1}")
+    next_port = None if nodes is not None or own.url else f"{own.host}:{own.port + 1}"
+    config["bridge_bind"] = options["bridge"] or next_port
     if options["lease"] < 1:
         raise UsageError(f"cannot use --lease {options['lease']:g}: expected at least one second")
     sys.exit(serve(config))
@@ -128,6 +129,7 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
         "plugin_options": dict(shared.plugin_options),
         "log_format": options["log_format"],
         "nodes": nodes,
+        "file": "",
         "lease": 5.0,
         "scheduler": None,
         "bridge_bind": None,

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import click
 
 from constellation.cli.options import Shared, shared_options, split_pair
-from constellation.core.address import parse_address
+from constellation.core import enabling
+from constellation.core.address import Address, parse_address
 from constellation.core.errors import ConstellationError, DeployError, HandshakeError, UsageError
 from constellation.core.specification import fields_of_installation
 from constellation.core.trunk import Specification
@@ -47,7 +48,7 @@ def deploy(
     program: str,
     arguments: tuple[str, ...],
 ) -> NoReturn:
-    """Run PROGRAM with ARGS on the fabric behind BRIDGE (HOST:PORT), as `python PROGRAM ARGS` runs it here.
+    """Run PROGRAM with ARGS on the fabric behind BRIDGE (HOST:PORT, or a plugin's URL), as `python PROGRAM ARGS` runs it here.
 
     \b
     Example:
@@ -83,16 +84,33 @@ def deploy(
         is_forced=env_of_node,
         client=fields_of_installation(installation("here", shared.plugins)),
     )
+    loop = Loop()
     client = Client(
-        Loop(),
+        loop,
         address,
         _credential(credential, address.is_loopback),
         shared.format or os.environ.get("CONSTELLATION_FORMAT") or "human",
         specification=specification,
         chunk=sent.chunk,
         is_detached=detach,
+        foreign=_foreign(loop, address, shared, "deploy"),
     )
     _leave(client.run())
+
+
+def _foreign(loop: Any, address: Address, shared: Shared, command: str) -> Any:
+    """What reaches a bridge whose address is a URL; None where it is none. Refuses one that no enabled plugin reaches."""
+    if not address.url:
+        return None
+    from constellation.core.plugins import make_plugin_manager
+    from constellation.fabric.foreign import ForeignTransports
+
+    found = enabling.look(os.getcwd(), os.environ)
+    names = [*shared.plugins, *found.names]
+    plugins = make_plugin_manager(names, {**found.options_of(names), **dict(shared.plugin_options)})
+    foreign = ForeignTransports(loop, plugins, command, _note)
+    foreign.named(address)
+    return foreign
 
 
 def _settings() -> list[list[str]]:
@@ -127,6 +145,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _watch(bridge: str, name: str, credential: str | None, format_: str | None, *, is_following: bool) -> NoReturn:
+    context = click.get_current_context()
     from constellation.fabric.client import Client
     from constellation.fabric.loop import Loop
 
@@ -137,13 +156,15 @@ def _watch(bridge: str, name: str, credential: str | None, format_: str | None, 
         raise UsageError(
             f"cannot read the deployment {name!r}: expected hex digits, as `constellation ps` shows"
         ) from error
+    loop = Loop()
     client = Client(
-        Loop(),
+        loop,
         address,
         _credential(credential, address.is_loopback),
         format_ or "human",
         deployment=deployment,
         is_following=is_following,
+        foreign=_foreign(loop, address, context.obj or Shared(), str(context.info_name)),
     )
     _leave(client.run())
 
@@ -184,8 +205,10 @@ def _ask(bridge: str, credential: str | None, kind: str, argument: str = "") -> 
     from constellation.fabric.loop import Loop
 
     address = parse_address(bridge)
+    context, loop = click.get_current_context(), Loop()
+    foreign = _foreign(loop, address, context.obj or Shared(), str(context.info_name))
     try:
-        return Questioner(Loop(), address, _credential(credential, address.is_loopback)).ask(kind, argument)
+        return Questioner(loop, address, _credential(credential, address.is_loopback), foreign).ask(kind, argument)
     except UsageError:
         raise
     except ConstellationError as error:

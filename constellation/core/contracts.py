@@ -194,7 +194,10 @@ class RemoteTransport(Transport, Protocol):
 
 
 class Listener(Protocol):
-    """Where other computers' streams come in; what `DiallingTransport.listen` gives."""
+    """Where other computers' streams come in; what `DiallingTransport.listen` gives.
+
+    Its methods are called in one thread of the daemon, but for `close`, which may come from another at any time.
+    """
 
     address: str
     """Where it listens, as `DiallingTransport.dial` takes it; with the port that was chosen where 0 was asked for."""
@@ -226,10 +229,17 @@ class DiallingTransport(RemoteTransport, Protocol):
     stream of bytes, and all else stays as it is: the nodes settle who is to be linked, and the processes `open` the two
     ends, encrypted from process to process. Where a way needs work of its own for each byte (frames, a proxy's TLS), it
     gives one end of a socketpair and does that work in a thread behind the other, until either side ends.
+
+    Which transport an address is for says its scheme: ``NAME://HOST:PORT`` is for the transport NAME, which is given
+    ``HOST:PORT``. One with an attribute ``schemes`` (a tuple of texts in lower case, as in ``schemes = ("ws", "wss")``) also gets
+    the addresses with these, whole, as they were written.
+
+    An exception of another type than OSError, an answer that is none, or none in time is a fault of the plugin: what was tried
+    fails and names it, and the daemon goes on.
     """
 
     def listen(self, address: str) -> Listener:
-        """Let other computers in at an address. Called in the node (or master) as it starts.
+        """Let other computers in at an address. Called in a thread of the node, master or bridge as it starts.
 
         Raises:
             OSError: It cannot be done; the daemon ends with these words.
@@ -239,7 +249,7 @@ class DiallingTransport(RemoteTransport, Protocol):
     def dial(self, address: str, timeout: float) -> int:
         """Reach another node's `Listener`: a descriptor of a connected stream socket, which is the caller's. Blocks.
 
-        Called in a thread of the node, in several at once.
+        Called in threads of a daemon, or of `constellation deploy` and the like; in several at once.
 
         Raises:
             OSError: Nobody is there, or not within ``timeout`` seconds (TimeoutError is one).

@@ -11,7 +11,8 @@
     resources = {gpu = 2}
     ssh = "user@host"                # for `constellation up` and `down`: how your ssh reaches it
 
-Everything that is wrong is said at once, each complaint with its line and its field.
+Each address may also be a URL of a plugin's transport (`address.py`). Everything that is wrong is said at once, each complaint
+with its line and its field.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class _Reader:
     def __init__(self, lines: Mapping[Place, int]) -> None:
         self._lines = lines
         self.complaints: list[Complaint] = []
-        self._addresses: dict[tuple[str, int], str] = {}
+        self._addresses: dict[str, str] = {}
         """Canonical address -> the field that has it."""
         self._names: dict[str, str] = {}
 
@@ -191,9 +192,12 @@ class _Reader:
             self._complain((*place, "fabric_addr"), 'missing: expected fabric_addr = "10.0.0.1:5000"')
         fabric_addr = take("fabric_addr", self._address)
         bridge_bind = take("bridge_bind", self._address)
-        self._alone((*place, "fabric_addr"), fabric_addr)
-        self._alone((*place, "bridge_bind"), bridge_bind)
         advertise = take("advertise", self._dialled)
+        has_other = advertise is not None
+        self._alone((*place, "fabric_addr"), fabric_addr, is_dialled_elsewhere=has_other)
+        self._alone((*place, "bridge_bind"), bridge_bind, is_dialled_elsewhere=has_other)
+        if advertise != fabric_addr:
+            self._alone((*place, "advertise"), advertise)
         made = NodeEntry(
             fabric_addr=fabric_addr if fabric_addr is not None else Address("", 0),
             bridge_bind=bridge_bind,
@@ -222,7 +226,7 @@ class _Reader:
         except UsageError as error:
             self._complain(place, str(error))
             return None
-        if address.port == 0:
+        if address.port == 0 and not address.url:
             self._complain(
                 place, f"{value!r} has port 0, which would be another one at each start: expected 1 to 65535"
             )
@@ -235,11 +239,16 @@ class _Reader:
             self._complain(place, f"{str(address)!r} cannot be dialled: expected one address of the computer")
         return address
 
-    def _alone(self, place: Place, address: Address | None) -> None:
-        """Hold that nobody else in the file listens there."""
+    def _alone(self, place: Place, address: Address | None, *, is_dialled_elsewhere: bool = False) -> None:
+        """Hold that nobody else in the file listens there, or is dialled there.
+
+        Behind a proxy or a forwarded port many computers may listen at the same address of their own.
+        """
         if address is None:
             return
-        key = (str(address.number or address.host.lower().rstrip(".")), address.port)
+        key = address.url or str(Address(str(address.number or address.host.lower().rstrip(".")), address.port))
+        if is_dialled_elsewhere and (address.is_loopback or address.is_any):
+            key += f" of {_path(place[:-1])}"
         other = self._addresses.setdefault(key, _path(place))
         if other != _path(place):
             self._complain(

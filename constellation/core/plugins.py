@@ -90,6 +90,17 @@ class Plugins:
         """
         return cast("Transport", self._find("transport", name))
 
+    def transports(self) -> list[tuple[Transport, str]]:
+        """Give all transports of the plugins that were enabled by name, each with its plugin. Without these nothing is asked.
+
+        Raises:
+            PluginError: One is broken, or two have one name.
+        """
+        for plugin in self._implementers(KINDS["transport"].hook):
+            if plugin in self.names:
+                self._ask("transport", plugin)
+        return [(made, owner) for made, owner in self._offers["transport"].values() if owner in self.names]
+
     def serializer(self, name: str | None = None) -> Serializer:
         """Give a serializer by name; None: the enabled plugins' one, else the default one.
 

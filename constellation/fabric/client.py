@@ -28,6 +28,7 @@ from constellation.fabric.writer import Writer, are_joined, wants_colour
 
 if TYPE_CHECKING:
     from constellation.fabric.credential import DeployerCredential
+    from constellation.fabric.foreign import ForeignTransports
 
 UNREACHABLE: Final = 3
 REFUSED: Final = 4
@@ -60,6 +61,7 @@ class Connection:
         on_open: Called whenever the bridge is there.
         on_message: Called with each message.
         on_lost: Called when it cannot be reached for too long, with why.
+        foreign: Reaches a bridge whose address is a URL.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Connection:
         on_open: Callable[[], None],
         on_message: Callable[[trunk.ClientMessage], None],
         on_lost: Callable[[str], None],
+        foreign: ForeignTransports | None = None,
     ) -> None:
         self._loop = loop
+        self._foreign = foreign
         self._address = address
         self._credential = credential
         self._on_open = on_open
@@ -83,7 +87,7 @@ class Connection:
 
     def _dial(self) -> None:
         key = self._credential.preamble_keys[Purpose.DEPLOY]
-        Dial(self._loop, self._address, Purpose.DEPLOY, key, self._connected, self._failed)
+        Dial(self._loop, self._address, Purpose.DEPLOY, key, self._connected, self._failed, foreign=self._foreign)
 
     def _connected(self, sock: socket.socket) -> None:
         self._conduit = Conduit(
@@ -154,6 +158,7 @@ class Client:
         deployment: What to attach to.
         is_detached: Whether the deployment goes on without this client.
         is_following: Whether to show what is still to come.
+        foreign: Reaches a bridge whose address is a URL.
     """
 
     def __init__(
@@ -168,6 +173,7 @@ class Client:
         deployment: bytes = b"",
         is_detached: bool = False,
         is_following: bool = True,
+        foreign: ForeignTransports | None = None,
     ) -> None:
         self._loop = loop
         self._specification = specification
@@ -189,7 +195,7 @@ class Client:
         self._renderer = Renderer(form, colour=wants_colour(), joined=are_joined())
         self._writer = Writer({1: 1, 2: 2, _WORDS: 2})
         loop.watch(self._writer.wake_fd, self._on_writer)
-        self._connection = Connection(loop, address, credential, self._open, self._on_message, self._lost)
+        self._connection = Connection(loop, address, credential, self._open, self._on_message, self._lost, foreign)
 
     def run(self) -> int:
         """Blocks. Until the deployment has ended, or cannot be followed any more.
@@ -383,10 +389,18 @@ class Questioner:
         loop: The client's loop.
         address: Of the bridge.
         credential: The person's.
+        foreign: Reaches a bridge whose address is a URL.
     """
 
-    def __init__(self, loop: Loop, address: Address, credential: DeployerCredential) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        address: Address,
+        credential: DeployerCredential,
+        foreign: ForeignTransports | None = None,
+    ) -> None:
         self._loop = loop
+        self._foreign = foreign
         self._address = address
         self._credential = credential
 
@@ -410,6 +424,7 @@ class Questioner:
             lambda: connection.send(trunk.Question(0, kind, argument, "")),
             came,
             lambda text: found.append(Unreachable(text)),
+            self._foreign,
         )
         while not found:
             self._loop.step(None)

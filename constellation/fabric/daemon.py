@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from constellation.core import trunk
 from constellation.core.address import Address, parse_address
@@ -24,6 +24,9 @@ from constellation.core.trunk import Specification
 from constellation.fabric.dialling import Dial
 from constellation.fabric.loop import Loop
 from constellation.fabric.parts import Kept, Part
+
+if TYPE_CHECKING:
+    from constellation.fabric.foreign import ForeignTransports
 
 _LOOK_S: Final = 0.25
 
@@ -87,10 +90,17 @@ class NodeDaemon:
         security: Its credential.
         files: Prepares what a deployment needs here.
         log: Writes one line.
+        foreign: Reaches nodes whose address is a URL.
     """
 
     def __init__(
-        self, loop: Loop, settings: Settings, security: Security, files: Files, log: Callable[[str], None]
+        self,
+        loop: Loop,
+        settings: Settings,
+        security: Security,
+        files: Files,
+        log: Callable[[str], None],
+        foreign: ForeignTransports | None = None,
     ) -> None:
         self.node_id = 0
         self._master = b""
@@ -99,6 +109,7 @@ class NodeDaemon:
         self._security = security
         self._files = files
         self._log = log
+        self._foreign = foreign
         self._trunk: Trunk | None = None
         self._is_in = False
         """Whether the master on the trunk has welcomed this node: only then it gets messages, the kept ones first."""
@@ -401,6 +412,7 @@ class NodeDaemon:
             target=two,
             source=one,
             number=number,
+            foreign=self._foreign,
         )
         self._dials.add(dial)
 

@@ -8,12 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from constellation.core import preamble as packets
 from constellation.core.address import Address
 from constellation.core.preamble import NO_PID, Preamble, Purpose
 from constellation.fabric.loop import Loop, Timer
+
+if TYPE_CHECKING:
+    from constellation.fabric.foreign import ForeignTransports
 
 CONNECT_TIME: Final = 5.0
 """Seconds for a connection to be made: two retransmissions of the first packet."""
@@ -24,7 +27,7 @@ class Dial:
 
     Args:
         loop: Where the connection is watched.
-        address: Whom to dial. A name is looked up in a thread, for that may take long.
+        address: Whom to dial. A name is looked up in a thread, for that may take long; a URL is the plugins' to reach.
         purpose: What for.
         key: The key of that purpose.
         on_connected: Called with the connected socket, non-blocking, the preamble sent; it belongs to the callee.
@@ -32,6 +35,7 @@ class Dial:
         target: The process that is meant, for a link.
         source: The process that dials, for a link.
         number: The link's number.
+        foreign: Reaches URLs.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Dial:
         target: bytes = NO_PID,
         source: bytes = NO_PID,
         number: int = 0,
+        foreign: ForeignTransports | None = None,
     ) -> None:
         self._loop = loop
         self._address = address
@@ -53,10 +58,18 @@ class Dial:
         self._on_connected = on_connected
         self._on_failed = on_failed
         self._sock: socket.socket | None = None
-        self._timer: Timer | None = loop.call_later(
+        self._timer: Timer | None = None
+        self._give_up: Callable[[], None] | None = None
+        self._is_over = False
+        if address.url:
+            if foreign is None:
+                loop.call_later(0, lambda: self._fail("no plugin is enabled that could"))
+            else:
+                self._give_up = foreign.dial(address, CONNECT_TIME, self._reached, self._fail)
+            return
+        self._timer = loop.call_later(
             CONNECT_TIME, lambda: self._fail(f"no answer within {CONNECT_TIME:g} s: is the port open in the firewall?")
         )
-        self._is_over = False
         number_of_host = address.number
         if number_of_host is not None:
             self._connect(str(number_of_host))
@@ -115,6 +128,11 @@ class Dial:
         if error:
             self._fail(os.strerror(error))
             return
+        self._reached(sock)
+
+    def _reached(self, sock: socket.socket) -> None:
+        """There is a connection: show the preamble."""
+        self._sock = sock
         try:
             sock.send(self._preamble)  # the first bytes of a connection: there is room for so few
         except OSError as failure:
@@ -140,6 +158,8 @@ class Dial:
         if self._is_over:
             return
         self._end()
+        if self._give_up is not None:
+            self._give_up()
         if self._sock is not None:
             self._loop.unwatch(self._sock.fileno())
             self._sock.close()

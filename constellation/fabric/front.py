@@ -16,7 +16,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from constellation.core import preamble as packets
 from constellation.core.address import Address
@@ -46,12 +46,56 @@ class Limits(NamedTuple):
 _DEFAULT_LIMITS = Limits()
 
 
+class Entrance(Protocol):
+    """Where connections come in: `TcpEntrance`, or a plugin's (`foreign.py`)."""
+
+    @property
+    def address(self) -> Address: ...
+
+    def fileno(self) -> int: ...
+
+    def accept(self) -> tuple[socket.socket, Address]: ...
+
+    def close(self) -> None: ...
+
+
+class TcpEntrance:
+    """A listening socket.
+
+    Args:
+        listener: Of `listen`; taken over.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self.address = Address.of(listener.getsockname())
+
+    def fileno(self) -> int:
+        """Readable when `accept` gives something; -1 after `close`."""
+        return self._listener.fileno()
+
+    def accept(self) -> tuple[socket.socket, Address]:
+        """Give the next connection, and who it is from.
+
+        Raises:
+            BlockingIOError: There is none now.
+            OSError: It has gone already, or there is no descriptor for it.
+        """
+        sock, name = self._listener.accept()
+        return sock, Address.of(name)
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._listener.close()
+
+
 class FrontDoor:
     """Accepts connections and gives away those with a right preamble.
 
     Args:
         loop: Where the listener is watched.
-        listener: Of `listen`; taken over.
+        listener: Of `listen`, or another entrance; taken over.
         keys: The key of each purpose that is served here.
         on_accepted: Called with the connection (non-blocking; it belongs to the callee), its preamble, and the peer's
             address as text. Whether the target is known here is the callee's to check: what it does not want it closes.
@@ -62,15 +106,14 @@ class FrontDoor:
     def __init__(
         self,
         loop: Loop,
-        listener: socket.socket,
+        listener: socket.socket | Entrance,
         keys: Mapping[Purpose, bytes],
         on_accepted: Callable[[socket.socket, Preamble, str], None],
         log: Callable[[str], None],
         limits: Limits = _DEFAULT_LIMITS,
     ) -> None:
-        listener.setblocking(False)
         self._loop = loop
-        self._listener = listener
+        self._entrance = entrance = TcpEntrance(listener) if isinstance(listener, socket.socket) else listener
         self._keys = keys
         self._on_accepted = on_accepted
         self._log = log
@@ -85,8 +128,8 @@ class FrontDoor:
         self._short_until = float("-inf")
         self._rest: Timer | None = None
         self.refusals = RefusalLog(loop, log)
-        self.address = Address.of(listener.getsockname())
-        loop.watch(listener.fileno(), self._accept_turn)
+        self.address = entrance.address
+        loop.watch(entrance.fileno(), self._accept_turn)
 
     @property
     def pending(self) -> int:
@@ -95,10 +138,10 @@ class FrontDoor:
 
     def close(self) -> None:
         """Listen no more, and close what has not shown a preamble. A second call does nothing."""
-        if self._listener.fileno() < 0:
+        if self._entrance.fileno() < 0:
             return
-        self._loop.unwatch(self._listener.fileno())
-        self._listener.close()
+        self._loop.unwatch(self._entrance.fileno())
+        self._entrance.close()
         for visitor in list(self._pending.values()):
             self._forget(visitor)
             visitor.sock.close()
@@ -115,7 +158,7 @@ class FrontDoor:
         """Accept some, so that a flood of connections does not keep the loop from its other work."""
         for _ in range(_ACCEPTS_PER_TURN):
             try:
-                sock, name = self._listener.accept()
+                sock, address = self._entrance.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -124,7 +167,7 @@ class FrontDoor:
                 if not self._make_room():
                     return
                 continue
-            self._receive(sock, Address.of(name))
+            self._receive(sock, address)
 
     def _make_room(self) -> bool:
         """No descriptor is left: give up a visitor, or else take the next connection with the spare one and close it."""
@@ -141,15 +184,15 @@ class FrontDoor:
         if self._spare >= 0:
             os.close(self._spare)
             try:
-                self._listener.accept()[0].close()
+                self._entrance.accept()[0].close()
             except OSError:
                 pass
         self._spare = _spare()
         if self._spare < 0:
             # Somebody else took it. The listener stays ready: it must not keep the loop awake.
-            self._loop.unwatch(self._listener.fileno())
+            self._loop.unwatch(self._entrance.fileno())
             self._rest = self._loop.call_later(
-                _REST, lambda: self._loop.watch(self._listener.fileno(), self._accept_turn)
+                _REST, lambda: self._loop.watch(self._entrance.fileno(), self._accept_turn)
             )
         return self._spare >= 0
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -24,7 +25,7 @@ import constellation
 from constellation.core import trunk
 from constellation.core.address import Address, parse_address
 from constellation.core.errors import ConstellationError, HandshakeError, PluginError, UsageError
-from constellation.core.nodesfile import NodeEntry
+from constellation.core.nodesfile import Complaint, NodeEntry, NodesFileError
 from constellation.core.plugins import Plugins, make_plugin_manager
 from constellation.core.preamble import Preamble, Purpose
 from constellation.core.resources import Resources
@@ -38,7 +39,8 @@ from constellation.fabric.daemon import NodeDaemon, Settings
 from constellation.fabric.depot import Depot
 from constellation.fabric.dialling import Dial
 from constellation.fabric.fabricmaster import BridgeLine, FabricMaster, NodeRecord
-from constellation.fabric.front import FrontDoor, listen
+from constellation.fabric.foreign import ForeignTransports
+from constellation.fabric.front import Entrance, FrontDoor, TcpEntrance, listen
 from constellation.fabric.journal import Journal
 from constellation.fabric.loop import Loop
 from constellation.fabric.main import raise_file_limit
@@ -135,18 +137,26 @@ class Daemon:
         self._signals = Signals(loop)
         self._is_over = False
         address = parse_address(config["address"])
-        self._journal = Journal(config["log_format"], "master" if config["nodes"] is not None else "node")
-        self._credential = load_node(config["credential"], is_loopback=address.is_loopback)
-        self._listener = listen(address)
-        self._address = Address.of(self._listener.getsockname())
-        advertised = parse_address(config["advertise"]) if config["advertise"] else self._address
-        name = config["name"] or str(advertised)
+        kind = "node" if config["nodes"] is None else "master"
+        self._journal = Journal(config["log_format"], kind)
+        self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
+        self._foreign = ForeignTransports(loop, self._plugins, kind, self._journal.write)
+        entries = [NodeEntry(**_entry(fields)) for fields in config["nodes"] or ()]
+        own = next((entry for entry in entries if _is_same(entry.fabric_addr, address)), None)
+        given = config["advertise"] and parse_address(config["advertise"])
+        given = given or (own.advertise if own is not None else None)
+        is_loopback = address.is_loopback and (given is None or given.is_loopback)
+        self._credential = load_node(config["credential"], is_loopback=is_loopback)
+        entrance = entrance_at(address, self._foreign)
+        self._address = entrance.address
+        advertised = self._address if given is None else self._foreign.named(given)
+        entries = named_entries(entries, own, self._foreign, config["file"])
+        name = config["name"] or advertised.as_name
         self._folder = os.path.join(config["folder"], _folder_of(self._address))
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._security = _Security(self._credential, lambda: self._node.settings.name)
-        self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
         capacity = with_detected(Resources.from_fields(config["capacity"]), self._plugins)
-        accounts = Accounts(config["users"], self._journal.write, is_loopback=address.is_loopback)
+        accounts = Accounts(config["users"], self._journal.write, is_loopback=is_loopback)
         if accounts.is_mapping:
             # Users pass through to their own; they see nothing else.
             os.chmod(config["folder"], stat.S_IMODE(os.stat(config["folder"]).st_mode) | 0o011)  # noqa: S103  # nobody may list it
@@ -171,16 +181,18 @@ class Daemon:
             self._security,
             self._provision,
             self._journal.write,
+            self._foreign,
         )
-        self._front = FrontDoor(
-            loop, self._listener, self._credential.preamble_keys, self._accepted, self._journal.write
-        )
+        self._foreign.whose = lambda: f"node {self._node.settings.name}"
+        self._front = FrontDoor(loop, entrance, self._credential.preamble_keys, self._accepted, self._journal.write)
         self._keeper = keeper
         loop.watch(keeper, self._on_keeper)
         self._master: FabricMaster | None = None
         self._bridge: _BridgeChild | None = None
+        self._inner: FrontDoor | None = None
+        """Where the bridge dials the master that is reached by a plugin's transport: it is on this computer."""
         if config["nodes"] is not None:
-            self._become_master([NodeEntry(**_entry(fields)) for fields in config["nodes"]])
+            self._become_master(entries, own)
         self._journal.write(f"listens on {self._address}, as {name!r}, with {self._node.settings.capacity}")
 
     # Who dials us
@@ -204,7 +216,7 @@ class Daemon:
 
     # The master's part
 
-    def _become_master(self, entries: list[NodeEntry]) -> None:
+    def _become_master(self, entries: list[NodeEntry], own: NodeEntry | None) -> None:
         self._master = master = FabricMaster(
             self._loop,
             self._plugins.scheduler(self._config["scheduler"]),
@@ -215,16 +227,29 @@ class Daemon:
             lambda hook, **arguments: self._plugins.news(hook, **arguments) if self._plugins.names else None,
             self._journal.write,
         )
-        own = next((entry for entry in entries if _is_same(entry.fabric_addr, self._address)), None)
         self._join_inside(master, own)
         for entry in entries:
             if entry is not own:
                 _NodeLine(
-                    self._loop, master, entry, self._credential, lambda: self._node.settings.name, self._journal.write
+                    self._loop,
+                    master,
+                    entry,
+                    self._credential,
+                    lambda: self._node.settings.name,
+                    self._journal.write,
+                    self._foreign,
                 )
         bridge_bind = own.bridge_bind if own is not None else self._config["bridge_bind"]
         if bridge_bind is not None:
-            self._bridge = _BridgeChild(self._loop, str(bridge_bind), str(self._address), self._config, self._journal)
+            address = self._address
+            if address.url:
+                keys = {Purpose.DAEMON: self._credential.preamble_keys[Purpose.DAEMON]}
+                entrance = TcpEntrance(listen(Address("127.0.0.1", 0)))
+                self._inner = FrontDoor(self._loop, entrance, keys, self._accepted, self._journal.write)
+                address = entrance.address
+            self._bridge = _BridgeChild(
+                self._loop, str(bridge_bind), str(address), self._folder, self._config, self._journal
+            )
 
     def _join_inside(self, master: FabricMaster, own: NodeEntry | None) -> None:
         record: list[NodeRecord | None] = [None]
@@ -393,8 +418,10 @@ class _NodeLine:
         credential: NodeCredential,
         name: Callable[[], str],
         log: Callable[[str], None],
+        foreign: ForeignTransports,
     ) -> None:
         self._loop = loop
+        self._foreign = foreign
         self._master = master
         self._entry = entry
         self._credential = credential
@@ -408,7 +435,8 @@ class _NodeLine:
 
     def _dial(self) -> None:
         key = self._credential.preamble_keys[Purpose.DAEMON]
-        Dial(self._loop, self._entry.dialled, Purpose.DAEMON, key, self._connected, self._failed)
+        address = self._entry.dialled
+        Dial(self._loop, address, Purpose.DAEMON, key, self._connected, self._failed, foreign=self._foreign)
 
     def _failed(self, text: str) -> None:
         if text != self._last:
@@ -466,7 +494,9 @@ class _NodeLine:
 class _BridgeChild:
     """The bridge's process, started again when it ends."""
 
-    def __init__(self, loop: Loop, bind: str, master: str, config: dict[str, Any], journal: Journal) -> None:
+    def __init__(
+        self, loop: Loop, bind: str, master: str, folder: str, config: dict[str, Any], journal: Journal
+    ) -> None:
         self._loop = loop
         self._journal = journal
         self.os_pid = 0
@@ -475,8 +505,10 @@ class _BridgeChild:
             "bind": bind,
             "master": master,
             "credential": config["credential"],
-            "folder": config["folder"],
+            "folder": folder,
             "log_format": config["log_format"],
+            "plugins": config["plugins"],
+            "plugin_options": config["plugin_options"],
         }
         self._start()
 
@@ -510,7 +542,7 @@ class BridgeDaemon:
     """The bridge as a program.
 
     Args:
-        config: bind, master, credential, folder, log_format.
+        config: bind, master, credential, folder (the master's), log_format, plugins, plugin_options.
 
     Raises:
         ConstellationError: It cannot start; says why.
@@ -524,11 +556,15 @@ class BridgeDaemon:
         bind = parse_address(config["bind"])
         self._master_address = parse_address(config["master"])
         self._credential = load_node(config["credential"], is_loopback=bind.is_loopback)
-        listener = listen(bind)
-        self._address = Address.of(listener.getsockname())
-        self._role = Role(BRIDGE, str(self._address))
+        plugins = make_plugin_manager(
+            config["plugins"] if bind.url else (), config["plugin_options"] if bind.url else {}
+        )
+        foreign = ForeignTransports(loop, plugins, "master", self._journal.write)
+        entrance = entrance_at(bind, foreign)
+        self._address = entrance.address
+        self._role = Role(BRIDGE, self._address.as_name)
         # Chunks are the master's too: it is on this computer, and reads them when nodes ask.
-        folder = os.path.join(config["folder"], _folder_of(self._master_address))
+        folder = config["folder"]
         self._bridge = Bridge(
             loop,
             os.path.join(folder, "events"),
@@ -537,7 +573,7 @@ class BridgeDaemon:
             self._journal.write,
         )
         keys = {Purpose.DEPLOY: self._credential.preamble_keys[Purpose.DEPLOY]}
-        self._front = FrontDoor(loop, listener, keys, self._bridge.accepted, self._journal.write)
+        self._front = FrontDoor(loop, entrance, keys, self._bridge.accepted, self._journal.write)
         self._conduit: Conduit | None = None
         self._dial()
 
@@ -586,6 +622,37 @@ class BridgeDaemon:
         return 0
 
 
+def entrance_at(address: Address, foreign: ForeignTransports) -> Entrance:
+    """Let others in at an address.
+
+    Raises:
+        UsageError: It cannot be; says why and what to do.
+        PluginError: It is a plugin's to do, and that is broken.
+    """
+    return foreign.listen(address) if address.url else TcpEntrance(listen(address))
+
+
+def named_entries(
+    entries: list[NodeEntry], own: NodeEntry | None, foreign: ForeignTransports, where: str
+) -> list[NodeEntry]:
+    """The nodes of the file, each URL that others dial with the transport that it is for.
+
+    Raises:
+        NodesFileError: Nobody here can dial one; says which, and what plugin it takes.
+    """
+    made: list[NodeEntry] = []
+    complaints: list[Complaint] = []
+    for at, entry in enumerate(entries):
+        field = "fabric_addr" if entry.advertise is None else "advertise"
+        try:
+            made.append(entry if entry is own else entry._replace(advertise=foreign.named(entry.dialled)))
+        except UsageError as error:
+            complaints.append(Complaint(entry.line, f"nodes[{at}].{field}", str(error)))
+    if complaints:
+        raise NodesFileError(where, tuple(complaints))
+    return made
+
+
 def hello_for(master: FabricMaster, entry: NodeEntry | None) -> trunk.Hello:
     """What the master says first to a node, with what its file says of it."""
     if entry is None:
@@ -599,8 +666,8 @@ def hello_for(master: FabricMaster, entry: NodeEntry | None) -> trunk.Hello:
 
 
 def _folder_of(address: Address) -> str:
-    """The name of a daemon's folder: no colon, which would end a path in PATH and PYTHONPATH."""
-    return str(address).replace(":", "_")
+    """The name of a daemon's folder: no colon, which would end a path in PATH and PYTHONPATH, and no slash of a URL."""
+    return re.sub("[:/]", "_", str(address))
 
 
 def _children() -> set[int]:
@@ -619,6 +686,8 @@ def _user_of(os_pid: int) -> int:
 
 
 def _is_same(one: Address, two: Address) -> bool:
+    if one.url or two.url:
+        return one.url == two.url
     return one.port == two.port and (one.host == two.host or one.is_any or two.is_any)
 
 

@@ -44,6 +44,7 @@ class WebSocketTransport:
     """
 
     name = "websocket"
+    schemes = ("ws", "wss")
     remote = True
 
     def __init__(self, settings: Settings | None = None) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from constellation.core.address import Address, parse_address
 from constellation.core.errors import UsageError
+from constellation.core.role import is_name
 
 RIGHT = {
     "127.0.0.1:7000": ("127.0.0.1", 7000, True),
@@ -93,3 +94,63 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except UsageError:
         return
     assert parse_address(str(address)) == address
+
+
+URLS = {
+    "wss://h.example/x": ("h.example", 0, False, False),
+    "ws://127.0.0.1:7000/n1": ("127.0.0.1", 7000, True, False),
+    "WS://[::]:7000": ("::", 7000, False, True),
+    "websocket+wss://h.example:443/x?y": ("h.example", 443, False, False),
+    "a+b+ws://h/": ("h", 0, False, False),
+    "unix:///run/x": ("", 0, False, False),
+}
+
+
+@pytest.mark.parametrize("text", URLS)
+def test_urls_are_addresses_of_plugins(text: str) -> None:
+    """What only this computer can reach is known of them too; the transport that they are for may stand before them."""
+    address = parse_address(text)
+    assert (address.host, address.port, address.is_loopback, address.is_any) == URLS[text]
+    assert address.url.startswith(f"{address.scheme}://")
+    assert parse_address(str(address)) == address
+    assert is_name(address.as_name)
+
+
+def test_a_url_says_which_transport_it_is_for_where_its_scheme_does_not() -> None:
+    """So somebody who has not enabled the plugin can name it."""
+    address = parse_address("wss://h.example/x")
+    assert str(address._replace(transport="websocket")) == "websocket+wss://h.example/x"
+    assert str(parse_address("line://h:5")._replace(transport="line")) == "line://h:5"
+    assert str(parse_address("line://h:5")._replace(transport="Line")) == "line://h:5"
+
+
+def test_tcp_may_be_written_as_a_url() -> None:
+    """It is the one transport that everybody has."""
+    assert parse_address("tcp://10.0.0.1:7000") == Address("10.0.0.1", 7000)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("wss://", "host is missing"),
+        ("wss:///", "host is missing"),
+        ("ws://10.0.0.300/x", "neither an IPv4 address nor a name"),
+        ("ws://h:x/", "no port"),
+        ("ws://h:65536/", "no port"),
+        ("ws://[::1/", "bracket must be closed"),
+        ("ws://[h]/", "no IPv6 address"),
+        ("ws://me@h/", "nobody is named"),
+        ("ws://h/a b", "SCHEME://"),
+        ("ws://h/\x00", "SCHEME://"),
+        ("1s://h", "SCHEME://"),
+        ("://h", "SCHEME://"),
+        ("ws://h/" + "x" * 1000, "SCHEME://"),
+        ("tcp://10.0.0.1", "port is missing"),
+    ],
+)
+def test_wrong_urls_are_refused_with_what_is_wrong(text: str, words: str) -> None:
+    """As other addresses are."""
+    with pytest.raises(UsageError) as caught:
+        parse_address(text)
+    assert words in str(caught.value)
+    assert "expected" in str(caught.value)

@@ -190,3 +190,52 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"# a\n# caf\xe9\n")
     with pytest.raises(NodesFileError, match=r"latin\.toml:2: not UTF-8: byte 0xe9"):
         load(tmp_path / "latin.toml")
+
+
+def test_nodes_behind_a_proxy_are_named_by_urls() -> None:
+    """Each computer may listen at the same address of its own, for each is dialled elsewhere."""
+    first, second = read(
+        textwrap.dedent("""\
+            [[nodes]]
+            fabric_addr = "ws://127.0.0.1:7000/constellation"
+            bridge_bind = "ws://127.0.0.1:7001/bridge"
+            advertise = "wss://nodes.example/n1"
+            [[nodes]]
+            fabric_addr = "ws://127.0.0.1:7000/constellation"
+            bridge_bind = "ws://127.0.0.1:7001/bridge"
+            advertise = "wss://nodes.example/n2"
+            """),
+        "n.toml",
+    ).nodes
+    assert str(first.dialled) == "wss://nodes.example/n1"
+    assert first.fabric_addr == second.fabric_addr
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("[[nodes]]\nfabric_addr = 'wss://'", 2, "the host is missing"),
+        ("[[nodes]]\nfabric_addr = 'ws://0.0.0.0:7'", 2, "say with advertise which one others dial"),
+        ("[[nodes]]\nfabric_addr = 'a:5'\nadvertise = 'ws://h:x/'", 3, "'x' is no port"),
+        (
+            "[[nodes]]\nfabric_addr = 'wss://h/a'\n[[nodes]]\nfabric_addr = 'wss://h/a'",
+            4,
+            "nodes[0].fabric_addr already",
+        ),
+        (
+            "[[nodes]]\nfabric_addr = '[::]:5'\nadvertise = 'h:5'\n[[nodes]]\nfabric_addr = '[::]:5'\nadvertise = 'h:5'",
+            6,
+            "nodes[0].advertise already",
+        ),
+        (
+            "[[nodes]]\nfabric_addr = 'ws://[::1]:5'\nbridge_bind = 'ws://[::1]:5'\nadvertise = 'wss://h/'",
+            3,
+            "nodes[0].fabric_addr already",
+        ),
+    ],
+)
+def test_wrong_urls_are_complained_about_as_other_addresses(text: str, line: int, words: str) -> None:
+    """With line and field."""
+    (found,) = complaints(text)
+    assert found.startswith(f"n.toml:{line}: nodes[")
+    assert words in found
