@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ from constellation.cli.run import read_capacity
 from constellation.core.address import parse_address
 from constellation.core.errors import UsageError
 from constellation.core.finding import refuse_unknown
+from constellation.core.role import NAME_RULE, is_name
 from constellation.fabric.master import this_computer
 from constellation.fabric.nodesfile import load
 
@@ -49,19 +51,36 @@ def _daemon_options(function: Any) -> Any:
 
 
 @click.command()
-@click.argument("address", metavar="ADDR")
+@click.argument("address", metavar="[ADDR]", required=False)
+@click.option(
+    "--join",
+    metavar="MASTER",
+    help="Instead of ADDR, for a computer that nobody can dial: listen nowhere, and dial the master at MASTER.",
+)
 @_daemon_options
 @click.pass_context
-def node(context: click.Context, /, address: str, **options: Any) -> NoReturn:
+def node(context: click.Context, /, address: str | None, join: str | None, **options: Any) -> NoReturn:
     """Be a node of a fabric, listening on ADDR (HOST:PORT), until you are stopped.
 
     \b
-    Example:
+    Examples:
         constellation node 10.0.0.2:5000 --mem '100 GiB' --cpu 16 --resource gpu=2 --label rack=a
+        constellation node --join 10.0.0.1:5000 --name laptop
+
+    With --join the node needs no line in nodes.toml. Links to nodes that listen are dialled from here; links to others that
+    only dial out are relayed by the master's node.
 
     On loopback no credential is needed; elsewhere see `constellation keygen`. Exit codes: 0 stopped, 2 wrong use,
     3 the address or the credential cannot be used.
     """  # noqa: D301  # the mark is click's
+    if join is not None:
+        config = _config(context, join, options, None)
+        sys.exit(serve(config | {"join": join, "name": _joining_name(address, join, options)}))
+    if address is None:
+        raise UsageError(
+            "cannot be a node of no address: expected ADDR, where it listens (10.0.0.2:5000), or, on a computer that "
+            "nobody can dial, --join with the address of the master"
+        )
     sys.exit(serve(_config(context, address, options, None)))
 
 
@@ -105,6 +124,28 @@ def master(context: click.Context, /, address: str, nodes: str | None, **options
     sys.exit(serve(config))
 
 
+def _joining_name(address: str | None, join: str, options: dict[str, Any]) -> str:
+    """What a node that can only dial out is called.
+
+    Raises:
+        UsageError: What was said does not go together.
+    """
+    if address is not None:
+        raise UsageError(
+            f"cannot listen on {address} and join {join}: a node that listens stands in nodes.toml, and its master dials "
+            "it; leave ADDR or --join away"
+        )
+    if options["advertise"] is not None:
+        raise UsageError(f"cannot advertise {options['advertise']} with --join: such a node listens nowhere")
+    target = parse_address(join)
+    if target.is_any or (target.port == 0 and not target.url):
+        raise UsageError(f"cannot join {join}: it cannot be dialled; expected the address of the master")
+    name = str(options["name"] or socket.gethostname())
+    if not is_name(name):
+        raise UsageError(f"cannot join as {name!r}: expected a --name of {NAME_RULE}")
+    return name
+
+
 def _config(context: click.Context, address: str, options: dict[str, Any], nodes: list[Any] | None) -> dict[str, Any]:
     parse_address(address)
     before: Shared = context.obj or Shared()
@@ -118,6 +159,7 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
     capacity = read_capacity(options["mem"], options["cpu"], options["custom"]) or this_computer()
     return {
         "address": address,
+        "join": None,
         "advertise": options["advertise"],
         "name": options["name"],
         "capacity": capacity.to_fields(),

@@ -293,17 +293,25 @@ class LinkLost(NamedTuple):
     reason: str
 
 
+class LinkCut(NamedTuple):
+    """process -> node: link ``number`` to ``peer``, on another computer, has ended without a word: it died, or the way broke."""
+
+    peer: bytes
+    number: int
+    reason: str
+
+
 Message: TypeAlias = (
     Ready | Spawn | Connect | Watch | Kill | Cancel | Raised | Draining | Close | Begin | Waiting
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
     | Register | Unregister | Whereis | Tie | Untie | Done | Found
-    | LongWaits | Unreachable | FarLink | Identity | PeerLost | Leaving | LinkLost
+    | LongWaits | Unreachable | FarLink | Identity | PeerLost | Leaving | LinkLost | LinkCut
 )  # fmt: skip
 
 REQUESTS: Final = (Spawn, Watch, Kill, Register, Unregister, Whereis, Tie, Untie, Close)
 """What a process asks of the coordinator, and what is answered."""
-NOTES: Final = (Connect, Cancel, LinkLost, Waiting, LongWaits, Draining)
+NOTES: Final = (Connect, Cancel, LinkLost, LinkCut, Waiting, LongWaits, Draining)
 """What else a process tells the coordinator."""
 
 # The position is the number on the wire: append only (docs/wire.md).
@@ -314,7 +322,7 @@ CONTROL: Final = Schema(
         LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
         Fork, Forked, ForkFailed, Ended, TemplateReady,
         Register, Unregister, Whereis, Tie, Untie, Done, Found,
-        LongWaits, Unreachable, FarLink, Identity, Leaving, LinkLost, PeerLost,
+        LongWaits, Unreachable, FarLink, Identity, Leaving, LinkLost, PeerLost, LinkCut,
     ),
 )  # fmt: skip
 

@@ -140,7 +140,10 @@ class Pair(NamedTuple):
 
 
 class Dial(NamedTuple):
-    """Make a link from process ``one`` here to ``two`` on another computer, by the address of its daemon."""
+    """Make a link from process ``one`` here to ``two`` on another computer, by the address of its daemon.
+
+    Empty: where this node, which can only dial out, has dialled the master. There ``two`` runs, or the link is relayed.
+    """
 
     one: bytes
     two: bytes
@@ -181,6 +184,14 @@ class Insist(NamedTuple):
     """Kill everything below: all have been killed, and nothing is heard of their ends."""
 
 
+class Meet(NamedTuple):
+    """Of a link that is relayed, the called side: dial the master for process ``one`` here, as ``two`` is told to by `Dial`."""
+
+    one: bytes
+    two: bytes
+    number: int
+
+
 # -- STATION, between the daemon and the monitor process only ----------------------------------------------------------
 
 
@@ -201,14 +212,14 @@ class Lease(NamedTuple):
 
 StationMessage: TypeAlias = (
     Said | Began | NotBegun | Over | Wrote | NotLinked | Words | Reached | Missed | Took
-    | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Insist | Dialled | Lease
+    | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Insist | Dialled | Lease | Meet
 )  # fmt: skip
 
 STATION: Final = Schema(
     "message of a monitor",
     (
         Said, Began, NotBegun, Over, Wrote, NotLinked, Words, Reached, Missed, Took,
-        Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Insist, Dialled, Lease,
+        Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Insist, Dialled, Lease, Meet,
     ),
 )  # fmt: skip
 
@@ -368,14 +379,33 @@ class Leave(NamedTuple):
     reason: str
 
 
+class Come(NamedTuple):
+    """node -> master, first, where the node has dialled because nobody can dial it: it wants in; `Hello` follows."""
+
+    version: str
+    name: str
+    instance: bytes
+    """16 bytes, made when the daemon starts: by them the master knows it again after its connection broke."""
+
+
+class Refuse(NamedTuple):
+    """The answer to `Come`, or to what the node says next: it is not let in, and why. The connection is closed."""
+
+    reason: str
+
+
 TrunkMessage: TypeAlias = (
     Hello | Join | Welcome | Beat | Up | Down | More | Acked | Open | Shut | Gone | Need | Chunk | Inventory | Leave
-)
+    | Come | Refuse
+)  # fmt: skip
 
 TRUNK: Final = Schema(
     "message between node and master",
-    (Hello, Join, Welcome, Beat, Up, Down, More, Acked, Open, Shut, Gone, Need, Chunk, Inventory, Leave),
-)
+    (
+        Hello, Join, Welcome, Beat, Up, Down, More, Acked, Open, Shut, Gone, Need, Chunk, Inventory, Leave,
+        Come, Refuse,
+    ),
+)  # fmt: skip
 
 
 class Specification(NamedTuple):

@@ -67,6 +67,10 @@ class Computer(Protocol):
         """Make a link between a process here and one of another computer; `Events.not_linked` where that fails."""
         ...
 
+    def way_to(self, other: Computer) -> str:
+        """Which way links between processes here and of another computer go, in words."""
+        ...
+
     def ask(self, key: bytes, cause: str, grace: float) -> None:
         """Ask a process to end, and kill it after ``grace`` seconds."""
         ...

@@ -20,6 +20,7 @@ import msgpack
 
 from constellation.core.errors import HandshakeError
 from constellation.core.role import Role, read_role
+from constellation.fabric import alive
 from constellation.fabric.loop import Loop, Timer
 
 LARGEST_FRAME: Final = 16 << 20
@@ -34,13 +35,6 @@ FULL: Final = 4 << 20
 LIMIT: Final = 64 << 20
 """Unsent bytes from which on `Conduit.send` refuses: whatever does not wait for room has limits of its own before this."""
 
-# A computer that has gone without a word, as a laptop that is closed, is noticed after 25 s.
-_ALIVE: Final = (
-    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 10),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 5),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 3),
-)
 _LENGTH = struct.Struct(">I")
 _READ = 256 << 10
 _READS_PER_TURN = 4
@@ -86,10 +80,7 @@ class Conduit:
         on_room: Callable[[], None] | None = None,
     ) -> None:
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for option, value in _ALIVE:
-                sock.setsockopt(*option, value)
+        alive.prepare(sock)
         self.label = label
         self.role: Role | None = None
         self.is_open = True

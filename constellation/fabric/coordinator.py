@@ -42,6 +42,12 @@ STALL_S = 0.25
 who has just been counted as waiting."""
 
 
+CUT_S = 1.0
+"""After both ends of a link have said that it ended without a word: for the news that one of the two has died."""
+
+CUT_ALONE_S = 10.0
+"""The same where one has said so: a node that has gone with the other is known to be lost by then."""
+
 INSIST_S = 0.3
 """After all have been killed: how long nothing need be heard of their ends before everything below is killed."""
 
@@ -83,6 +89,10 @@ class Coordinator:
         """Certificates; None for a good end, of which nothing more need be known."""
         self._wishes: dict[int, Wish] = {}
         self._links: dict[tuple[bytes, bytes], int] = {}
+        self._former: dict[tuple[bytes, bytes], int] = {}
+        """The links that there were when this coordinator took over from a former one."""
+        self._cuts: dict[tuple[bytes, bytes], dict[bytes, str]] = {}
+        """Links that have ended without a word: who says so, and what was seen there."""
         self._registry = Registry(
             self._send, self._living.get, self._status_of, lambda member, cause: self.ask(member, cause, grace)
         )
@@ -179,6 +189,8 @@ class Coordinator:
                 other = self._living.get(peer)
                 if other is not None:
                     self._send(other, messages.LinkLost(key, reason))
+            case messages.LinkCut(peer, number, reason):
+                self._cut(member, peer, number, reason)
             case messages.Waiting(waits):
                 self._waits(member, waits=waits)
             case messages.LongWaits():
@@ -357,7 +369,7 @@ class Coordinator:
         for (one, two), number in links.items():
             first, second = self._living.get(one), self._living.get(two)
             if first is not None and second is not None:
-                self._links[one, two] = number
+                self._links[one, two] = self._former[one, two] = number
                 first.peers.add(two)
                 second.peers.add(one)
 
@@ -372,10 +384,41 @@ class Coordinator:
                 continue
             if reason:
                 self._send(member, messages.Unreachable(other, reason))
+                if peer is not None and peer.computer is not member.computer:
+                    self._say_lost(member, peer, reason)  # it may have its end already, where the other could not
             elif peer is None:
                 self._link(member, other, number - 1)
             elif member not in peer.waiting_for_end:
                 peer.waiting_for_end.append(member)
+
+    def _cut(self, member: Member, peer_key: bytes, number: int, reason: str) -> None:
+        """A link between two computers has ended without a word: mostly one process has died, and that is told in a moment.
+
+        Where both live on, the way between them has broken: nobody but this place can know it, and both are told.
+        """
+        peer = self._living.get(peer_key)
+        pair = _pair(member.key, peer_key)
+        if peer is None or self._links.get(pair) != number:
+            return
+        seen = self._cuts.setdefault(pair, {})
+        seen[member.key] = reason
+        self._loop.call_later(
+            CUT_S if len(seen) > 1 else CUT_ALONE_S, lambda: self._lose_link(member, peer, number, reason)
+        )
+
+    def _lose_link(self, one: Member, two: Member, number: int, reason: str) -> None:
+        pair = _pair(one.key, two.key)
+        if not one.is_alive or not two.is_alive or self._cuts.pop(pair, None) is None:
+            return
+        since = "; the master has been started again since" if self._former.get(pair) == number else ""
+        text = f"the way {one.computer.way_to(two.computer)} has broken ({reason}){since}"
+        self._say_lost(one, two, text)
+        self._say_lost(two, one, text)
+
+    def _say_lost(self, member: Member, peer: Member, reason: str) -> None:
+        """Tell a process that its link is lost; the peer may live on."""
+        status = ExitStatus(peer.pid, None, None, f"the link is lost: {reason}")
+        self._send(member, messages.PeerLost(peer.key, status.to_fields()))
 
     # Watching and killing
 
@@ -562,7 +605,8 @@ class Coordinator:
         member.watchers.clear()
         member.waiting_for_end.clear()
         for peer_key in member.peers:
-            self._links.pop(_pair(member.key, peer_key), None)
+            for table in (self._links, self._former, self._cuts):
+                table.pop(_pair(member.key, peer_key), None)
             peer = self._living.get(peer_key)
             if peer is not None:
                 peer.peers.discard(member.key)

@@ -57,14 +57,16 @@ class Settings(NamedTuple):
     """How a node was started."""
 
     name: str
-    address: Address
-    """What others dial."""
+    address: Address | None
+    """What others dial; None: it can only dial out."""
     capacity: Resources
     labels: tuple[tuple[str, str], ...]
     folder: str
     """For its files."""
     version: str
     """Of this package."""
+    joins: Address | None = None
+    """Where a node that can only dial out dials the master."""
 
 
 class Files(Protocol):
@@ -149,6 +151,16 @@ class NodeDaemon:
         return self._trunk is connection
 
     @property
+    def lease(self) -> float:
+        """For how many seconds the master's word holds."""
+        return self._lease
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it has told the master that it stops."""
+        return self._is_leaving
+
+    @property
     def is_busy(self) -> bool:
         """Whether something runs here."""
         return any(not part.is_over for part in self._parts.values())
@@ -216,7 +228,7 @@ class NodeDaemon:
                 self.settings.version,
                 name,
                 self.node_id,
-                str(self.settings.address),
+                str(self.settings.address or ""),
                 capacity.to_fields(),
                 [list(pair) for pair in self.settings.labels],
                 [
@@ -383,19 +395,27 @@ class NodeDaemon:
         if part is None or number <= part.last_down:  # it came before the connection broke
             return
         part.last_down = number
-        if isinstance(message, trunk.Dial):
+        if isinstance(message, trunk.Dial | trunk.Meet):
+            part.ledger.down(message)
             self._dial(part, message)
         else:
             part.down(message, payload)
 
     # Links
 
-    def _dial(self, part: Part, order: trunk.Dial) -> None:
-        one, two, number, address = order
+    def _dial(self, part: Part, order: trunk.Dial | trunk.Meet) -> None:
+        one, two, number = order[:3]
+        calls = isinstance(order, trunk.Dial)
+        address = (
+            parse_address(order.address) if isinstance(order, trunk.Dial) and order.address else self.settings.joins
+        )
+        if address is None:
+            self._not_linked(part, order, "its node is to dial where it has joined, and has not joined anywhere")
+            return
 
         def connected(sock: socket.socket) -> None:
             self._dials.discard(dial)
-            if not part.pass_on(trunk.Dialled(one, two, number, True), sock):
+            if not part.pass_on(trunk.Dialled(one, two, number, calls), sock):
                 self._not_linked(part, order, "")
 
         def failed(text: str) -> None:
@@ -404,7 +424,7 @@ class NodeDaemon:
 
         dial = Dial(
             self._loop,
-            parse_address(address),
+            address,
             Purpose.LINK,
             self._security.keys[Purpose.LINK],
             connected,
@@ -417,7 +437,7 @@ class NodeDaemon:
         self._dials.add(dial)
 
     @staticmethod
-    def _not_linked(part: Part, order: trunk.Dial, reason: str) -> None:
+    def _not_linked(part: Part, order: trunk.Dial | trunk.Meet, reason: str) -> None:
         ending = b"" if reason else order.one
         part.tell(trunk.NotLinked(order.one, order.two, order.number, ending, reason))
 

@@ -20,6 +20,7 @@ from constellation.core.lifecycle import Ending, EndingEvent, Interrupted, Lost,
 from constellation.core.output import run_exit_code
 from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
+from constellation.core.relaying import Order as RelayOrder
 from constellation.core.resources import Resources
 from constellation.core.settings import GRACE
 from constellation.core.status import ExitStatus
@@ -192,13 +193,46 @@ class Ways(Protocol):
 
     def acknowledge(self, node_id: int, deployment: bytes, number: int) -> None: ...
 
+    @property
+    def relay(self) -> Relay: ...
+
     def over(self, deployment: Deployment) -> None: ...
 
     def news(self, hook: str, **arguments: Any) -> None: ...
 
 
+class Relay(Protocol):
+    """What relays links between nodes that can only dial out: the node of the master."""
+
+    @property
+    def id(self) -> int:
+        """Number of that node."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    def order(self, order: RelayOrder) -> None:
+        """Join the two halves of this link when they have come."""
+        ...
+
+    def withdraw(self, order: RelayOrder) -> None:
+        """Expect them no longer."""
+        ...
+
+
 class RemoteComputer:
-    """One node's part of one deployment, as its coordinator sees it: each call is a message."""
+    """One node's part of one deployment, as its coordinator sees it: each call is a message.
+
+    Args:
+        ways: The master.
+        deployment: Name of the deployment.
+        node_id: Number of the node.
+        name: Its name.
+        address: What others dial; empty: it can only dial out.
+    """
 
     may_be_lost = True
 
@@ -233,10 +267,22 @@ class RemoteComputer:
     def dial(self, one: bytes, two: bytes, number: int, other: Computer) -> None:
         """Make a link between a process here and one of another computer."""
         assert isinstance(other, RemoteComputer)
-        if other.address:
-            self.send(trunk.Dial(one, two, number, other.address))
+        if self.address and not other.address:
+            other.dial(two, one, number, self)
+        elif other.address:
+            # It may know the master's node by another address than that one itself: it dials where it has joined.
+            is_joined = other.id == self._ways.relay.id and not self.address
+            self.send(trunk.Dial(one, two, number, "" if is_joined else other.address))
         else:
-            other.send(trunk.Dial(two, one, number, self.address))
+            self._ways.relay.order(RelayOrder(self._deployment, one, two, number, (self.id, other.id)))
+            self.send(trunk.Dial(one, two, number, ""))
+            other.send(trunk.Meet(two, one, number))
+
+    def way_to(self, other: Computer) -> str:
+        """Which way links between processes here and of another computer go, in words."""
+        assert isinstance(other, RemoteComputer)
+        relayed = "" if self.address or other.address else f", relayed by node {self._ways.relay.name}"
+        return f"between node {self.name} and node {other.name}{relayed}"
 
     def ask(self, key: bytes, cause: str, grace: float) -> None:
         """Ask a process to end, and kill it after ``grace`` seconds."""
@@ -291,7 +337,7 @@ class Deployment:
         )
         self.room = ways.room(self)
         self.coordinator = Coordinator(loop, self.room, self.events, self.grace, self._on_change, self.say)
-        self._why = self.coordinator.why = Why(loop, self.coordinator, lambda: ([], {}), self.say)
+        self._why = self.coordinator.why = Why(loop, self.coordinator, lambda: (self._relayed_ways(), {}), self.say)
         self._recce = self.room.next_number()
         self._recce_node = 0
         self._first = 0
@@ -446,6 +492,7 @@ class Deployment:
                 status = ExitStatus.from_fields(fields)
                 coordinator.ended(status.pid.to_bytes(), status, counts=True)
             case trunk.NotLinked(one, two, link, ending, reason):
+                self._ways.relay.withdraw(RelayOrder(self.name, one, two, link, (0, 0)))
                 coordinator.not_linked(one, two, link, ending=ending, reason=reason)
             case trunk.Words(text):
                 self.say(text)
@@ -513,6 +560,18 @@ class Deployment:
         """The client has gone, and took its interest with it."""
         self._step(Lost("the client", 1, at_once=False))
 
+    def relay_failed(self, order: RelayOrder, reason: str) -> None:
+        """The two halves of a link did not come together."""
+        text = f"it is to be relayed by node {self._ways.relay.name}: {reason}"
+        self.coordinator.not_linked(order.caller, order.called, order.number, ending=b"", reason=text)
+
+    def _relayed_ways(self) -> list[str]:
+        """Where links between processes of this deployment are relayed, which takes its time, a line."""
+        names = sorted({each.computer.name for each in self.coordinator.living if is_dialling_out(each.computer)})
+        if len(names) < 2:
+            return []
+        return [f"links between {', '.join(names)}, which dial out only, are relayed by node {self._ways.relay.name}"]
+
     def show_why(self) -> None:
         """Say what each process waits for."""
         self._why.show()
@@ -545,6 +604,11 @@ class Deployment:
         self.code = code
         self.events.write(["code", code])
         self._ways.over(self)
+
+
+def is_dialling_out(computer: Computer) -> bool:
+    """Whether a computer's node can only dial out."""
+    return isinstance(computer, RemoteComputer) and not computer.address
 
 
 def memory_of(payload: bytes) -> int:

@@ -24,13 +24,15 @@ from constellation.core.resources import Resources, format_amount, format_mem
 from constellation.core.status import ExitStatus
 from constellation.core.trunk import Specification
 from constellation.core.where import ANYWHERE, Where
-from constellation.fabric.deployments import Deployment, RemoteComputer
+from constellation.fabric.deployments import Deployment, RemoteComputer, is_dialling_out
 from constellation.fabric.rebuilding import LOST, Held, Rebuild
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Scheduler
+    from constellation.core.relaying import Order
     from constellation.fabric.daemon import Trunk
     from constellation.fabric.loop import Loop
+    from constellation.fabric.relaying import Relaying
 
 BEATS: Final = 10
 """How often in a lease a node is asked whether it is there: its answer must be confirmed by a later one."""
@@ -78,6 +80,8 @@ class NodeRecord:
         self.lines: dict[bytes, _Line] = {}
         self.pieces: dict[bytes, list[bytes]] = {}
         self.version = ""
+        self.instance = b""
+        """Which daemon it is, where it has dialled."""
 
     @property
     def name(self) -> str:
@@ -208,6 +212,10 @@ class FabricMaster:
         log: Callable[[str], None],
     ) -> None:
         self.nodes: dict[int, NodeRecord] = {}
+        self.own: NodeRecord | None = None
+        """The node of the master's own process, which is in before any other."""
+        self.relaying: Relaying | None = None
+        """What relays links; set by the daemon that both are in."""
         self.placement = Placement(scheduler, limited=True)
         self.count = 0
         self.owners: dict[int, Deployment] = {}
@@ -234,19 +242,37 @@ class FabricMaster:
         """What to say first to a node that this file says nothing of."""
         return trunk.Hello(self._version, self.lease, name, None, None, [], [])
 
-    def joined(self, connection: Trunk, message: trunk.Join, address: str | None = None) -> NodeRecord | None:
+    @property
+    def relay(self) -> _Relay:
+        """What relays links between nodes that can only dial out."""
+        return _Relay(self)
+
+    def relay_failed(self, order: Order, reason: str) -> None:
+        """A link that was to be relayed does not come about."""
+        deployment = self.deployments.get(order.deployment)
+        if deployment is not None and deployment.rebuild is None:
+            deployment.relay_failed(order, reason)
+
+    def joined(
+        self, connection: Trunk, message: trunk.Join, address: str | None = None, instance: bytes = b""
+    ) -> NodeRecord | None:
         """A node has said what it is.
 
         Args:
             connection: To it.
             message: What it has said.
-            address: Where it was dialled, which others can dial too; None: what it says itself.
+            address: Where it was dialled, which others can dial too; empty: it can only dial out; None: what it says itself.
+            instance: Which daemon it is, where it has dialled.
 
         Returns:
             Its record; None: refused, because another node of that name answers.
         """
         now = self._loop.now()
         record = next((each for each in self.nodes.values() if each.name == message.name), None)
+        if record is not None and instance and record.instance == instance and record.trunk is not None:
+            # The same daemon, whose connection has ended at its end only.
+            record.trunk.close()
+            self.disconnected(record, record.trunk, "it has dialled again")
         if record is not None and record.trunk is not None and record.trunk is not connection:
             if now - record.heard < self.lease:
                 self._log(f"a second node called {message.name!r} is refused: give it another name, with --name")
@@ -261,6 +287,7 @@ class FabricMaster:
         if record is None:
             record = self._new_node(connection, message, address)
         record.trunk = connection
+        record.instance = instance
         record.heard = now
         record.beat = 0
         if self._is_rebuilding and message.master != self._me:
@@ -287,8 +314,10 @@ class FabricMaster:
         return name
 
     def _rebuild_if_known(self) -> None:
-        """All that is to come has come: go on."""
-        if self._is_rebuilding and self._has_bridge_said and len(self.nodes) >= self._expected:
+        """All that is to come has come: go on. Nodes that can only dial out are in no file, but what runs there has a Pid."""
+        awaited = {Pid.from_bytes(key).node for _, _, living in self._stored.values() for key in living}
+        is_here = len(self.nodes) >= self._expected and awaited <= self.nodes.keys()
+        if self._is_rebuilding and self._has_bridge_said and is_here:
             self._loop.call_later(_LAST_WORDS_S, self._rebuild)
 
     def _rebuild(self) -> None:
@@ -350,6 +379,8 @@ class FabricMaster:
             record.trunk.close()
             record.trunk = None
         del self.nodes[record.id]
+        if self.relaying is not None:
+            self.relaying.node_lost(record.id)
         if record.on_lost is not None:
             self._loop.call_later(0, record.on_lost)
         effects = self.placement.node_left(record.id, self._loop.now())
@@ -524,6 +555,8 @@ class FabricMaster:
         for number, owner in list(self.owners.items()):
             if owner is deployment:
                 del self.owners[number]
+        if self.relaying is not None:
+            self.relaying.deployment_over(deployment.name)
         first = deployment.coordinator.first
         if first is not None:
             self.news("deployment_ended", first=first.pid, code=deployment.code)
@@ -638,7 +671,7 @@ class FabricMaster:
         whole = record.view.capacity
         return [
             record.name,
-            record.address or "dials out only",
+            record.address or self._dialling_out(record),
             state,
             f"{format_mem(held.mem)} of {format_mem(whole.mem)}",
             f"{format_amount(held.cpu_millionths)} of {format_amount(whole.cpu_millionths)}",
@@ -646,10 +679,42 @@ class FabricMaster:
             record.version,
         ]
 
+    def _dialling_out(self, record: NodeRecord) -> str:
+        count = self.relaying.count_of(record.id) if self.relaying is not None else 0
+        now = f" ({count} link{'' if count == 1 else 's'} now)" if count else ""
+        return f"dials out only, relayed by {self.relay.name}{now}"
+
     def _drain(self, record: NodeRecord) -> None:
         """Place nothing more on a node; what runs there goes on."""
         record.is_draining = True
         self.carry_out(self.placement.drain(record.id, self._loop.now()))
+
+
+class _Relay:
+    """The relay, as deployments see it."""
+
+    def __init__(self, master: FabricMaster) -> None:
+        self._master = master
+
+    @property
+    def id(self) -> int:
+        """Number of the node that relays."""
+        return self._master.own.id if self._master.own is not None else 0
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._master.own.name if self._master.own is not None else "of the master"
+
+    def order(self, order: Order) -> None:
+        """Relay a link; where that cannot be, the deployment hears so."""
+        if self._master.relaying is not None:
+            self._master.relaying.order(order)
+
+    def withdraw(self, order: Order) -> None:
+        """Expect a link no longer."""
+        if self._master.relaying is not None:
+            self._master.relaying.withdraw(order)
 
 
 def _processes(deployment: Deployment) -> list[list[Any]]:
@@ -660,7 +725,7 @@ def _processes(deployment: Deployment) -> list[list[Any]]:
             program,
             str(member.pid),
             member.function,
-            member.computer.name,
+            f"{member.computer.name} (dials out only)" if is_dialling_out(member.computer) else member.computer.name,
             str(member.resources),
             "running" if member.is_ready else "starting",
         ]

@@ -65,7 +65,7 @@ class Ledger:
                 self._answered(key, messages.read(fields))
             case trunk.Pair(one, two, number):
                 self._linked(one, two, number)
-            case trunk.Dial(one, two, number, _):
+            case trunk.Dial(one, two, number, _) | trunk.Meet(one, two, number):
                 self._linked(one, two, number)
             case _:
                 pass
@@ -123,6 +123,8 @@ class Ledger:
             # A spawn that is withdrawn is answered; the others just end.
             if asked is not None and not isinstance(messages.read(asked[0]), messages.Spawn):
                 del entry.open[message.request]
+        elif isinstance(message, messages.LinkCut):
+            entry.standing.append(fields)
         elif isinstance(message, messages.Waiting):
             entry.waiting = fields if message.waits else []
 

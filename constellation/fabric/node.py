@@ -332,6 +332,10 @@ class Node:
         """There is no other computer: this is the only one of its deployment."""
         self._events.not_linked(one, two, number, ending=b"", reason=f"node {other.name} is not known here")
 
+    def way_to(self, other: Computer) -> str:
+        """There is no other computer."""
+        return f"to node {other.name}"
+
     # Ends
 
     def reap(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -41,10 +42,12 @@ from constellation.fabric.dialling import Dial
 from constellation.fabric.fabricmaster import BridgeLine, FabricMaster, NodeRecord
 from constellation.fabric.foreign import ForeignTransports
 from constellation.fabric.front import Entrance, FrontDoor, TcpEntrance, listen
+from constellation.fabric.joining import Guest, JoinLine, refuse
 from constellation.fabric.journal import Journal
 from constellation.fabric.loop import Loop
 from constellation.fabric.main import raise_file_limit
 from constellation.fabric.provision import Provision
+from constellation.fabric.relaying import Relaying
 from constellation.fabric.signals import Signals, ended_children
 
 LEASE_S: Final = 5.0
@@ -124,7 +127,8 @@ class Daemon:
 
     Args:
         config: What the command said: address, advertise, name, mem, cpu, custom, labels, folder, credential, users,
-            plugins, plugin_options, lease, log_format, nodes (of the file, for a master), join.
+            plugins, plugin_options, lease, log_format, nodes (of the file, for a master); join, the master's address, where
+            the node can only dial out, in the place of address.
         keeper: Read end of the pipe by which the end of the keeper shows.
 
     Raises:
@@ -136,7 +140,8 @@ class Daemon:
         self._loop = loop = Loop()
         self._signals = Signals(loop)
         self._is_over = False
-        address = parse_address(config["address"])
+        joins = parse_address(config["join"]) if config["join"] is not None else None
+        address = parse_address(config["address"]) if joins is None else joins
         kind = "node" if config["nodes"] is None else "master"
         self._journal = Journal(config["log_format"], kind)
         self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
@@ -147,13 +152,19 @@ class Daemon:
         given = given or (own.advertise if own is not None else None)
         is_loopback = address.is_loopback and (given is None or given.is_loopback)
         self._credential = load_node(config["credential"], is_loopback=is_loopback)
-        entrance = entrance_at(address, self._foreign)
-        self._address = entrance.address
-        advertised = self._address if given is None else self._foreign.named(given)
+        entrance = entrance_at(address, self._foreign) if joins is None else None
+        advertised = None
+        if entrance is not None:
+            self._address = entrance.address
+            advertised = self._address if given is None else self._foreign.named(given)
+        else:
+            self._address = joins = self._foreign.named(address)
         entries = named_entries(entries, own, self._foreign, config["file"])
-        name = config["name"] or advertised.as_name
-        self._folder = os.path.join(config["folder"], _folder_of(self._address))
+        name = config["name"] or (self._address if advertised is None else advertised).as_name
+        self._folder = os.path.join(config["folder"], _folder_of(self._address if joins is None else f"{name}@{joins}"))
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        if joins is not None:
+            self._lock = _hold(self._folder, name, joins)
         self._security = _Security(self._credential, lambda: self._node.settings.name)
         capacity = with_detected(Resources.from_fields(config["capacity"]), self._plugins)
         accounts = Accounts(config["users"], self._journal.write, is_loopback=is_loopback)
@@ -177,6 +188,7 @@ class Daemon:
                 tuple((key, value) for key, value in config["labels"]),
                 self._folder,
                 constellation.__version__,
+                joins,
             ),
             self._security,
             self._provision,
@@ -184,20 +196,28 @@ class Daemon:
             self._foreign,
         )
         self._foreign.whose = lambda: f"node {self._node.settings.name}"
-        self._front = FrontDoor(loop, entrance, self._credential.preamble_keys, self._accepted, self._journal.write)
+        if entrance is not None:
+            self._front = FrontDoor(loop, entrance, self._credential.preamble_keys, self._accepted, self._journal.write)
         self._keeper = keeper
         loop.watch(keeper, self._on_keeper)
         self._master: FabricMaster | None = None
         self._bridge: _BridgeChild | None = None
         self._inner: FrontDoor | None = None
         """Where the bridge dials the master that is reached by a plugin's transport: it is on this computer."""
+        self._relaying: Relaying | None = None
         if config["nodes"] is not None:
             self._become_master(entries, own)
-        self._journal.write(f"listens on {self._address}, as {name!r}, with {self._node.settings.capacity}")
+        where = f"listens on {self._address}" if joins is None else f"dials the master at {joins}, and listens nowhere"
+        self._journal.write(f"{where}, as {name!r}, with {self._node.settings.capacity}")
+        if joins is not None:
+            JoinLine(loop, self._node, joins, self._credential, self._journal.write, self._foreign)
 
     # Who dials us
 
     def _accepted(self, sock: socket.socket, preamble: Preamble, peer: str) -> None:
+        if preamble.purpose is Purpose.LINK and self._relaying is not None and self._relaying.expects(preamble):
+            self._relaying.accepted(sock, preamble)
+            return
         if preamble.purpose is Purpose.LINK:
             self._node.link_accepted(sock, preamble, peer)
             return
@@ -227,6 +247,7 @@ class Daemon:
             lambda hook, **arguments: self._plugins.news(hook, **arguments) if self._plugins.names else None,
             self._journal.write,
         )
+        self._relaying = master.relaying = Relaying(self._loop, self._journal.write, master.relay_failed)
         self._join_inside(master, own)
         for entry in entries:
             if entry is not own:
@@ -257,6 +278,7 @@ class Daemon:
         def up(message: trunk.TrunkMessage) -> None:
             if isinstance(message, trunk.Join):
                 record[0] = joined = master.joined(to_node, message, str(self._node.settings.address))
+                master.own = joined
                 if joined is not None:
                     # It was not heard because this whole process had been stopped.
                     joined.on_lost = lambda: None if self._is_over else self._join_inside(master, own)
@@ -291,6 +313,8 @@ class Daemon:
             self._provision.reaped(os_pid)
             if self._bridge is not None:
                 self._bridge.reaped(os_pid)
+            if self._relaying is not None:
+                self._relaying.reaped(os_pid)
         self._kill_strays()
 
     def _kill_strays(self) -> None:
@@ -301,6 +325,8 @@ class Daemon:
         ours = self._node.os_pids | self._provision.os_pids
         if self._bridge is not None:
             ours.add(self._bridge.os_pid)
+        if self._relaying is not None:
+            ours |= self._relaying.os_pids
         for os_pid in _children() - ours:
             with contextlib.suppress(OSError):
                 if _user_of(os_pid) != os.getuid():
@@ -320,6 +346,8 @@ class Daemon:
         self._provision.close()
         if self._bridge is not None:
             self._bridge.end()
+        if self._relaying is not None:
+            self._relaying.end()
         self._is_over = True
 
     @property
@@ -349,10 +377,6 @@ class Daemon:
         else:
             self._journal.write(reason)
 
-    def joined(self, conduit: Conduit, message: trunk.Join) -> NodeRecord | None:
-        """A node that can only dial out has said what it is."""
-        return self._master.joined(conduit, message, "") if self._master is not None else None
-
 
 class _Visitor:
     """A daemon that has dialled us: a master, to this node; a bridge or a node that dials out, to this master."""
@@ -361,6 +385,7 @@ class _Visitor:
         self._daemon = daemon
         self._role: Role | None = None
         self._line: BridgeLine | None = None
+        self._guest: Guest | None = None
         self._conduit = daemon.conduit(
             sock,
             peer,
@@ -395,13 +420,27 @@ class _Visitor:
                 self._daemon.say(f"a bridge listens on {message.address}")
             else:
                 master.on_bridge_message(message)
+        elif isinstance(message, trunk.Come):
+            self._come(message)
+        elif self._guest is not None:
+            self._guest.on_message(message)
         elif isinstance(message, trunk.Hello):
             self._daemon.master_came(self._conduit, message)
         else:
             self._daemon.from_master(self._conduit, message)
 
+    def _come(self, message: trunk.Come) -> None:
+        master = self._daemon.bridge_role
+        if master is None:
+            self._daemon.say(f"node {message.name!r} wants to join here, and this node is no master: it is refused")
+            refuse(self._conduit, "it is no master: expected the address of the fabric's master")
+        elif self._guest is None:
+            self._guest = Guest(master, self._conduit, message)
+
     def _ended(self, reason: str) -> None:
         master = self._daemon.bridge_role
+        if self._guest is not None and self._guest.ended(reason):
+            return
         if self._line is not None and master is not None:
             master.bridge_left(self._line)
         self._daemon.lost(self._conduit, reason)
@@ -665,9 +704,27 @@ def hello_for(master: FabricMaster, entry: NodeEntry | None) -> trunk.Hello:
     )
 
 
-def _folder_of(address: Address) -> str:
+def _folder_of(address: Address | str) -> str:
     """The name of a daemon's folder: no colon, which would end a path in PATH and PYTHONPATH, and no slash of a URL."""
     return re.sub("[:/]", "_", str(address))
+
+
+def _hold(folder: str, name: str, joins: Address) -> int:
+    """Hold the folder of a node that listens nowhere, as a port would be held; the descriptor is kept.
+
+    Raises:
+        UsageError: Another daemon has it.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise UsageError(
+            f"cannot join {joins} as {name!r}: a node of this name, that joins there, runs on this computer already "
+            f"(it holds {folder}): give this one another name, with --name"
+        ) from error
+    return fd
 
 
 def _children() -> set[int]:

@@ -190,6 +190,7 @@ class Peer:
                 except OSError as error:
                     self.on_no_room(error)
                     return
+                wire.is_far = make is not None
                 try:
                     wire.open((self.runtime.transport.adopt if make is None else make)(mine), number)
                 except Exception as error:  # a plugin's
@@ -224,6 +225,8 @@ class Peer:
             elif self.gone is None and not self._asked:
                 self.runtime.watch_peer(self)
                 self._asked = True
+                if wire.cut and wire.is_far:
+                    self.runtime.tell_cut(self.pid, wire.number, wire.cut)
         wire.close()
 
     def on_broken(self, error: framing.FrameError) -> None:
@@ -250,6 +253,11 @@ class Peer:
 
     def _lost(self, reason: str) -> PeerDied:
         return PeerDied(self.pid, ExitStatus(self.pid, None, None, f"the link is lost: {reason}"))
+
+    def on_peer_lost(self, status: ExitStatus) -> None:
+        """Nothing more comes from its computer, or over the way to it. The role is held."""
+        self.wire.drain()  # what has come is taken in
+        self.on_status(status)
 
     def on_status(self, status: ExitStatus | None) -> None:
         """The node has said how the process ended."""

@@ -25,6 +25,7 @@ from constellation.core.messages import (
     FarLink,
     Identity,
     Leaving,
+    LinkCut,
     LinkLost,
     LinkMade,
     LongWaits,
@@ -173,7 +174,7 @@ class Runtime:
         elif isinstance(message, Exited) and message.status is not None:
             self._note_end(ExitStatus.from_fields(message.status))
         elif isinstance(message, PeerLost):
-            self.peer(Pid.from_bytes(message.peer)).on_status(ExitStatus.from_fields(message.status))
+            self.peer(Pid.from_bytes(message.peer)).on_peer_lost(ExitStatus.from_fields(message.status))
         elif isinstance(message, Unreachable):
             pid = Pid.from_bytes(message.peer)
             self.peer(pid).on_refused(ChannelError(f"no link to process {pid} can be made: {message.reason}"))
@@ -205,6 +206,11 @@ class Runtime:
         """The link to a process has failed at this end: it hears so from its node."""
         if self.control.is_open and not self.is_foreign:
             self.control.send(LinkLost(pid.to_bytes(), reason[:_LONGEST_REASON]))
+
+    def tell_cut(self, pid: Pid, number: int, reason: str) -> None:
+        """A link to another computer has ended without a word: who knows whether its process lives hears so."""
+        if self.control.is_open and not self.is_foreign:
+            self.control.send(LinkCut(pid.to_bytes(), number, reason[:_LONGEST_REASON]))
 
     def packages(self) -> tuple[str, str]:
         """The packages that brought the transport and the serializer; empty where that is not known."""

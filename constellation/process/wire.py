@@ -51,7 +51,7 @@ class Wire:
 
     __slots__ = (
         "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pending", "_pos", "_refusal", "_until", "_wants_write",
-        "bulk", "deferred", "fd", "life", "link", "lock", "number", "out", "peer", "reactor", "sent",
+        "bulk", "cut", "deferred", "fd", "is_far", "life", "link", "lock", "number", "out", "peer", "reactor", "sent",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, reactor: Reactor) -> None:
@@ -61,6 +61,8 @@ class Wire:
         self.link: Link | None = None
         self.fd = -1
         self.number = 0
+        self.is_far = False  # to another computer
+        self.cut = ""  # what reading has raised, where it has ended so: nobody has closed it
         self.out: deque[Buffer] = deque()
         self.bulk: deque[Large] = deque()
         self.deferred: list[Outgoing] | bool = False
@@ -250,6 +252,7 @@ class Wire:
         except OSError as error:
             if is_of_program(error):
                 raise
+            self.cut = _how_cut(error)
             got += (b"",)
         except Exception as error:  # a plugin's
             self.fail(error)
@@ -279,6 +282,7 @@ class Wire:
         except OSError as error:
             if is_of_program(error):
                 raise
+            self.cut = _how_cut(error)
             self._got += (b"",)
         except Exception as error:  # a plugin's
             self.fail(error)
@@ -404,3 +408,9 @@ class Wire:
     def describe(self) -> dict[str, Any]:
         """For messages about why a process waits."""
         return {"fd": self.fd, "unsent": len(self.out) + len(self.bulk), "number": self.number}
+
+
+def _how_cut(error: OSError) -> str:
+    """How a link has ended that nobody has closed, in words; never empty."""
+    text = error.strerror or str(error) or type(error).__name__
+    return "it has ended without being closed" if "EOF" in text else text  # OpenSSL's words help nobody

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from constellation.core import trunk
+from constellation.core import messages, trunk
 from constellation.core.address import Address
+from constellation.core.preamble import Purpose
 from constellation.core.resources import Resources
 from constellation.fabric.daemon import NodeDaemon, Settings
+from constellation.fabric.ledger import Ledger
 from constellation.fabric.loop import Loop
 from constellation.fabric.parts import Part
 
@@ -190,3 +193,45 @@ def test_an_end_that_was_said_is_said_again_until_a_later_answer_is_known_to_hav
     last = Master()
     _join(daemon, last)
     assert _gone(last) == []
+
+
+@pytest.mark.parametrize(
+    "order", [trunk.Dial(b"a" * 32, b"b" * 32, 3, "127.0.0.1:1"), trunk.Meet(b"a" * 32, b"b" * 32, 3)], ids=str
+)
+def test_a_master_that_is_started_again_hears_of_links_to_other_computers(
+    node: tuple[NodeDaemon, Files], order: trunk.Dial | trunk.Meet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could not tell who was linked with what it has lost, nor that such a link has broken."""
+    daemon, files = node
+    monkeypatch.setattr(daemon, "_security", SimpleNamespace(keys={Purpose.LINK: bytes(32)}))
+    _join(daemon, Master())
+    _welcome(daemon)
+    daemon.on_message(trunk.Open(NAME, list(SPECIFICATION)))
+    daemon.on_message(trunk.Down(NAME, 1, trunk.STATION.fields_of(order), b""))
+    (inventory,) = files.part.ledger.inventory(NAME)
+    assert inventory.links == [[b"a" * 32, b"b" * 32, 3]]
+    daemon.end_all()
+
+
+def test_a_meeting_on_a_node_that_has_joined_nowhere_fails_with_words(node: tuple[NodeDaemon, Files]) -> None:
+    """It has no master's address to dial: the link does not wait for ever."""
+    daemon, files = node
+    master = Master()
+    _join(daemon, master)
+    _welcome(daemon)
+    daemon.on_message(trunk.Open(NAME, list(SPECIFICATION)))
+    order = trunk.Meet(b"a" * 32, b"b" * 32, 1)
+    daemon.on_message(trunk.Down(NAME, 1, trunk.STATION.fields_of(order), b""))
+    (kept,) = files.part.kept
+    told = trunk.STATION.read(kept.message)
+    assert isinstance(told, trunk.NotLinked)
+    assert "has not joined anywhere" in told.reason
+
+
+def test_a_link_that_was_cut_is_told_to_the_next_master_too() -> None:
+    """It holds until the process ends: a master that has forgotten who said so would wait for the other's end."""
+    ledger = Ledger()
+    ledger.down(trunk.Start(1, b"a" * 32, b"", 0, [1, 1, []], "f", "", b""))
+    cut = messages.fields_of(messages.LinkCut(b"b" * 32, 1, "why"))
+    ledger.up(1, trunk.Said(b"a" * 32, cut), b"")
+    assert list(ledger.said()) == [(trunk.Said(b"a" * 32, cut), b"")]
