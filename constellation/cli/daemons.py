@@ -203,4 +203,4 @@ def serve(config: dict[str, Any]) -> int:
             sys.stderr.flush()
             os._exit(code)
     os.close(read_end)
-    return keeper.main(os_pid, write_end)
+    return keeper.main(os_pid, write_end, of_all_users=os.geteuid() == 0)

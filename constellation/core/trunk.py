@@ -210,9 +210,20 @@ class Lease(NamedTuple):
     seconds: float
 
 
+class Grouped(NamedTuple):
+    """daemon -> monitor: control groups that were made for a process which is to be started next, with their entrances.
+
+    Each as what it holds, separated by blanks, the version of its hierarchy and its folder.
+    """
+
+    key: bytes
+    groups: list[Any]
+
+
 StationMessage: TypeAlias = (
     Said | Began | NotBegun | Over | Wrote | NotLinked | Words | Reached | Missed | Took
     | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Insist | Dialled | Lease | Meet
+    | Grouped
 )  # fmt: skip
 
 STATION: Final = Schema(
@@ -220,6 +231,7 @@ STATION: Final = Schema(
     (
         Said, Began, NotBegun, Over, Wrote, NotLinked, Words, Reached, Missed, Took,
         Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Insist, Dialled, Lease, Meet,
+        Grouped,
     ),
 )  # fmt: skip
 

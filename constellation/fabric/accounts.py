@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ _MEMLOCK: Final = 8 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 _SETGROUPS: Final = {"x86_64": 116, "aarch64": 159, "riscv64": 159, "loongarch64": 159, "ppc64le": 81, "s390x": 206}
 """The call itself: that of the C library changes all threads."""
+_SETRESUID: Final = {"x86_64": 117, "aarch64": 147, "riscv64": 147, "loongarch64": 147, "ppc64le": 164, "s390x": 208}
 
 
 class Accounts:
@@ -170,6 +172,31 @@ def _set_groups(groups: tuple[int, ...]) -> None:
     number = _SETGROUPS.get(os.uname().machine)
     if number is not None:
         _libc.syscall(number, len(groups), (ctypes.c_uint32 * len(groups))(*groups))
+
+
+def open_entrance(account: Account, path: str) -> int:
+    """Open a file of a control group by which processes enter it, so that with it an account moves its own ones alone.
+
+    The kernel asks whether who opened it may move a process, whoever writes to it: with a descriptor that root has opened,
+    anybody's could be moved. It is the account's for as long as it is opened, and not to be opened by others.
+
+    Raises:
+        OSError: It cannot be.
+    """
+    number = _SETRESUID.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
+    kept, unchanged = os.stat(path), ctypes.c_uint32(0xFFFFFFFF)
+    os.chown(path, account.uid, kept.st_gid)
+    try:
+        if _libc.syscall(number, unchanged, ctypes.c_uint32(account.uid), unchanged) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        finally:
+            _libc.syscall(number, unchanged, ctypes.c_uint32(0), unchanged)
+    finally:
+        os.chown(path, kept.st_uid, kept.st_gid)
 
 
 def check_reach(account: Account | None, *paths: str) -> None:

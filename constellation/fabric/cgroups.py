@@ -15,7 +15,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from constellation.core.limits import (
     Counters,
@@ -42,6 +42,10 @@ _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 _make = os.mkdir
 _remove = os.rmdir
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 
 class Group:
@@ -90,15 +94,19 @@ class Tree:
         self._is_prepared = self.version == 1
         self._limits_swap = self.version == 2 or has_swap()
 
-    def take(self) -> Group | None:
-        """Give a group for one process; None where that is not allowed, and then `fault` says why."""
-        if self._spares:
+    def take(self, enter: Callable[[str], int] = _open) -> Group | None:
+        """Give a group for one process; None where that is not allowed, and then `fault` says why.
+
+        Args:
+            enter: Opens the file by which a process enters it, with the rights of whom that is for.
+        """
+        if self._spares and enter is _open:
             return self._spares.pop()
         if self._is_closed:
             return None
         try:
             self._prepare()
-            return self._new()
+            return self._new(enter)
         except OSError as error:
             self.fault = f"{error.filename}: {error.strerror}"
             self._is_closed = error.errno not in _PASSING
@@ -108,7 +116,7 @@ class Tree:
         """Make groups ahead."""
         while not self._is_closed and len(self._spares) < SPARES:
             try:
-                self._spares.append(self._new())
+                self._spares.append(self._new(_open))
             except OSError:
                 return
 
@@ -122,12 +130,12 @@ class Tree:
             _write(enabled, " ".join(f"+{name}" for name in sorted(wanted)))
         self._is_prepared = True
 
-    def _new(self) -> Group:
+    def _new(self, enter: Callable[[str], int]) -> Group:
         self._count += 1
         folder = os.path.join(self._base, self._owner.folder(self._count))
         _make(folder)
         try:
-            return Group(folder, os.open(f"{folder}/{self._entrance}", os.O_WRONLY | os.O_CLOEXEC))
+            return Group(folder, enter(f"{folder}/{self._entrance}"))
         except OSError:
             self._busy.append(folder)
             raise
@@ -184,6 +192,26 @@ class Tree:
         self._busy.clear()
 
 
+class Lent(Tree):
+    """The groups in one hierarchy that somebody else has made for us, who sets their limits and removes them.
+
+    Args:
+        version: Of the hierarchy.
+        holds: "mem", "cpu", or both.
+    """
+
+    def __init__(self, version: int, holds: Iterable[str]) -> None:
+        super().__init__(Place("", version), holds, Owner(0, 0, 0))
+        self._is_closed = True
+
+    def limit(self, group: Group, mem: int | None, cpu: int | None) -> None:
+        """The limits are set already."""
+
+    def release(self, group: Group) -> None:
+        """Forget a group."""
+        group.close()
+
+
 def find() -> dict[str, Place]:
     """Find the groups that this process is in; nothing where there are none."""
     try:
@@ -234,16 +262,24 @@ def remove(folders: Iterable[str]) -> None:
     """
     left = list(folders)
     deadline, pause = time.monotonic() + _REMOVE_LIMIT_S, _FIRST_PAUSE_S
-    while left := [folder for folder in left if not _removed(folder)]:
+    while left := remove_now(left):
         if time.monotonic() > deadline:
             return
-        for folder in left:
-            _kill(folder)
         time.sleep(pause)
         pause *= 2
 
 
+def remove_now(folders: Iterable[str]) -> list[str]:
+    """Remove these groups; give those that cannot be yet, because something in them has just been killed."""
+    left = [folder for folder in folders if not _removed(folder)]
+    for folder in left:
+        _kill(folder)
+    return left
+
+
 def _kill(folder: str) -> None:
+    for below in _below(folder):
+        _kill(below)
     killer = f"{folder}/cgroup.kill"
     if os.path.exists(killer):
         with contextlib.suppress(OSError):
@@ -258,6 +294,8 @@ def _kill(folder: str) -> None:
 
 
 def _removed(folder: str) -> bool:
+    for below in _below(folder):
+        _removed(below)
     try:
         _remove(folder)
     except FileNotFoundError:
@@ -265,6 +303,15 @@ def _removed(folder: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _below(folder: str) -> list[str]:
+    """The groups in a group: those of a mapped user's deployment lie in one of their own."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
 
 
 def kills_in(place: Place) -> int | None:
@@ -281,6 +328,14 @@ def move(group: Group, os_pid: int) -> None:
     """Blocks for up to 20 ms, and all forks on the computer with it. Put another process into a group."""
     with contextlib.suppress(OSError):  # it may have ended
         _write(f"{group.folder}/cgroup.procs", str(os_pid))
+
+
+def is_in(group: Group, os_pid: int) -> bool:
+    """Whether a process is in a group, and lives."""
+    try:
+        return str(os_pid) in _read(f"{group.folder}/cgroup.procs").split()
+    except OSError:
+        return False
 
 
 def has_swap() -> bool:

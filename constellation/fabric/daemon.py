@@ -27,6 +27,8 @@ from constellation.fabric.parts import Kept, Part
 
 if TYPE_CHECKING:
     from constellation.fabric.foreign import ForeignTransports
+    from constellation.fabric.usergroups import PartGroups
+    from constellation.fabric.users import Account
 
 _LOOK_S: Final = 0.25
 
@@ -83,6 +85,12 @@ class Files(Protocol):
     def forget(self, part: Part) -> None: ...
 
 
+class Groups(Protocol):
+    """Makes the control groups of a mapped user's deployment (`usergroups.py`)."""
+
+    def of(self, account: Account) -> PartGroups | None: ...
+
+
 class NodeDaemon:
     """One node.
 
@@ -93,6 +101,7 @@ class NodeDaemon:
         files: Prepares what a deployment needs here.
         log: Writes one line.
         foreign: Reaches nodes whose address is a URL.
+        groups: Makes control groups for mapped users; None: there are none.
     """
 
     def __init__(
@@ -103,7 +112,9 @@ class NodeDaemon:
         files: Files,
         log: Callable[[str], None],
         foreign: ForeignTransports | None = None,
+        groups: Groups | None = None,
     ) -> None:
+        self._groups = groups
         self.node_id = 0
         self._master = b""
         self.settings = settings
@@ -295,6 +306,8 @@ class NodeDaemon:
             return
         proofs = self._security.deployment_identity(part.deployment)
         settings = dict(part.specification.settings)
+        if self._groups is not None and part.account is not None and part.account.uid != 0:
+            part.groups = self._groups.of(part.account)
         try:
             part.begin(
                 {

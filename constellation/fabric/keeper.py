@@ -22,7 +22,7 @@ _SWEEP_LIMIT_S = 10.0
 _WATCHED = (*_PASSED_ON, signal.SIGCHLD)
 
 
-def main(fabric: int, keeper_end: int, book: int = -1) -> int:
+def main(fabric: int, keeper_end: int, book: int = -1, *, of_all_users: bool = False) -> int:
     """Blocks. Keep a fabric until its end, then sweep.
 
     Args:
@@ -30,6 +30,7 @@ def main(fabric: int, keeper_end: int, book: int = -1) -> int:
         keeper_end: Write end of the pipe by which the fabric learns that the keeper has gone; one byte is written when
             the terminal's settings have been remembered and the fabric may change them.
         book: Memory in which the fabric notes its processes; below 0: there is none.
+        of_all_users: Whether the fabric runs programs as other users: what those of an earlier one have left is swept too.
 
     Returns:
         The exit code: the fabric's, or 1 where a signal killed it.
@@ -41,7 +42,7 @@ def main(fabric: int, keeper_end: int, book: int = -1) -> int:
     terminal = _terminal_settings()
     with contextlib.suppress(OSError):
         os.write(keeper_end, b"k")
-    _sweep_earlier()
+    _sweep_earlier(of_all_users=of_all_users)
     while (status := _reap(fabric)) is None:
         news = signal.sigwaitinfo(_WATCHED)
         if news.si_signo not in _PASSED_ON or news.si_signo in ignored:
@@ -75,12 +76,12 @@ def _say_last_words(book: int, code: int) -> None:
             lastwords.say(book, code)
 
 
-def _sweep_earlier() -> None:
+def _sweep_earlier(*, of_all_users: bool) -> None:
     """Kill what dead deployments have left."""
     with contextlib.suppress(Exception):  # whatever is wrong with others, this deployment is kept
         from constellation.fabric import leftovers  # late: what fails to load must not fail the keeper
 
-        leftovers.sweep()
+        leftovers.sweep(of_all_users=of_all_users)
 
 
 def _remove_groups() -> None:

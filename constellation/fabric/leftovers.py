@@ -1,7 +1,8 @@
 """What dead deployments have left on this computer: found by its marker (`core/marker.py`) and killed at a later start.
 
 The keeper does this while its fabric starts. It looks only at processes of its own user, and never touches itself or what
-it was started by: a person may work in a shell that has outlived a deployment.
+it was started by: a person may work in a shell that has outlived a deployment. The keeper of a node that was started as root
+looks at those of all users, for it runs deployments as other users, who may not start anything here for years.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ _LIMIT_S = 1.0
 _PAUSE_S = 0.005
 
 
-def sweep() -> None:
-    """Blocks for some milliseconds. Kill all that dead deployments of this user have left."""
+def sweep(*, of_all_users: bool = False) -> None:
+    """Blocks for some milliseconds. Kill all that dead deployments of this user have left, or of all users."""
     here = marker.machine(_read, os.readlink)
     spared = {os.getpid(), *_ancestors()}
     deadline = time.monotonic() + _LIMIT_S
-    while _sweep_once(here, spared) and time.monotonic() < deadline:
+    user = None if of_all_users else os.geteuid()
+    while _sweep_once(here, spared, user) and time.monotonic() < deadline:
         # Those that are dying now are not found again; those that they had just forked are.
         time.sleep(_PAUSE_S)
 
@@ -40,8 +42,8 @@ def marking(environment: Mapping[str, str]) -> dict[str, str]:
     return {marker.VARIABLE: marker.to_text(marker.inside(chain, keeper, fabric))}
 
 
-def _sweep_once(here: str, spared: set[int]) -> bool:
-    """Kill what is found now; say whether there was anything."""
+def _sweep_once(here: str, spared: set[int], user: int | None) -> bool:
+    """Kill what is found now of a user, or of all; say whether there was anything."""
     known: dict[marker.Role, bool] = {}
 
     def lives(role: marker.Role) -> bool:
@@ -49,13 +51,13 @@ def _sweep_once(here: str, spared: set[int]) -> bool:
             known[role] = _lives(role)
         return known[role]
 
-    user, program = os.geteuid(), os.readlink("/proc/self/exe")
+    program = os.readlink("/proc/self/exe")
     found = False
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) in spared:
             continue
         with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
-            if os.stat(f"/proc/{name}").st_uid != user:
+            if user is not None and os.stat(f"/proc/{name}").st_uid != user:
                 continue
             chain = _chain_of(name, program)
             if chain is not None and marker.is_left(chain, here, lives):

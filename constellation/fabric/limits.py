@@ -150,6 +150,7 @@ class Limits:
         self._trees: Sequence[Tree] = cgroups.trees(found, cgroups.myself())
         self._outer = _Outer(loop, found.get("memory"))
         self._groups: dict[Process, list[tuple[Tree, Group]]] = {}
+        self._lent: dict[bytes, list[tuple[Tree, Group]]] = {}
         self._watched: dict[Process, _Watched] = {}
         self._breaches: dict[Process, str] = {}
         self._uses_weights = False
@@ -158,6 +159,10 @@ class Limits:
 
     # The beginning of a process
 
+    def lend(self, key: bytes, groups: Sequence[tuple[Tree, Group]]) -> None:
+        """Take groups that somebody else has made for a process which is to be prepared next."""
+        self._lent[key] = list(groups)
+
     def prepare(self, process: Process) -> list[int]:
         """Make room for a process that is about to be forked.
 
@@ -165,7 +170,8 @@ class Limits:
             Descriptors for the `Fork`, which it enters its groups by; the caller's.
         """
         entrances = []
-        for tree, group in self._take_groups(process, self._held(process)):
+        lent = self._lent.pop(process.key, None)
+        for tree, group in self._take_groups(process, self._held(process)) if lent is None else lent:
             self._groups.setdefault(process, []).append((tree, group))
             entrances.append(group.take_entrance())
         return entrances

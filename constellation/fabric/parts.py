@@ -17,13 +17,14 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack
 import pluggy
 
 from constellation.core import trunk
 from constellation.core.interpreter import preface
+from constellation.core.resources import Resources
 from constellation.core.trunk import Specification
 from constellation.fabric.accounts import launch_options
 from constellation.fabric.books import close_fds
@@ -31,6 +32,9 @@ from constellation.fabric.ledger import Ledger
 from constellation.fabric.loop import Loop
 from constellation.fabric.packets import Packets
 from constellation.fabric.users import Account
+
+if TYPE_CHECKING:
+    from constellation.fabric.usergroups import PartGroups
 
 MOST_KEPT: Final = 32 << 20
 """Bytes that a part keeps until the master acknowledges them; more are left where they are."""
@@ -92,6 +96,8 @@ class Part:
         """The copy of its files, to be removed at the end; empty: there is none."""
         self.account: Account | None = None
         """Whom it runs as; None: as the daemon."""
+        self.groups: PartGroups | None = None
+        """Where root's daemon holds what processes of another user have asked for; None: that is the monitor process's."""
         self.words = bytearray()
         """What the monitor process itself has said on stderr: why it has ended."""
         self._loop = loop
@@ -141,6 +147,8 @@ class Part:
             os.close(write_end)
         started.returncode = 0  # the daemon reaps; Popen must not
         self.os_pid = started.pid
+        if self.groups is not None:
+            self.groups.take_in(started.pid)
         os.set_blocking(read_end, False)
         self._stderr = read_end
         self._loop.watch(read_end, self._read_words)
@@ -175,6 +183,12 @@ class Part:
         if self._packets is not None:
             self._packets.close()
         self._loop.call_later(_END_S, self._kill)
+        if not self.os_pid:
+            self._close_groups()
+
+    def _close_groups(self) -> None:
+        if self.groups is not None:
+            self.groups.close()
 
     def _kill(self) -> None:
         if self.os_pid:
@@ -184,6 +198,7 @@ class Part:
     def reaped(self) -> None:
         """The daemon has waited for the monitor process."""
         self.os_pid = 0
+        self._close_groups()
         if self._stderr >= 0:
             self._read_words()
         if self._stderr >= 0:
@@ -203,6 +218,8 @@ class Part:
         if self._packets is None:
             self._waiting.append((message, payload))
             return
+        if isinstance(message, trunk.Start) and self.groups is not None:
+            self._give_groups(self.groups, message)
         if not payload:
             self._packets.send(message)
         elif len(payload) <= INLINE and isinstance(message, trunk.Start):
@@ -215,6 +232,16 @@ class Part:
                 self._packets.send(message, [memory])
             finally:
                 os.close(memory)
+
+    def _give_groups(self, groups: PartGroups, order: trunk.Start) -> None:
+        assert self._packets is not None
+        made = groups.give(order.pid, Resources.from_fields(order.resources))
+        entrances = [group.take_entrance() for _, group in made]
+        try:
+            rows = [[" ".join(sorted(tree.holds)), tree.version, group.folder] for tree, group in made]
+            self._packets.send(trunk.Grouped(order.pid, rows), entrances)
+        finally:
+            close_fds(entrances)
 
     def pass_on(self, message: trunk.Dialled, sock: socket.socket) -> bool:
         """Give a socket to a process; it is closed here."""
@@ -236,6 +263,10 @@ class Part:
             close_fds(fds)
         if isinstance(message, trunk.Over | trunk.NotBegun):
             self.living.discard(message.key)
+            if self.groups is not None:
+                self.groups.release(message.key)
+        elif isinstance(message, trunk.Began) and self.groups is not None:
+            self.groups.began(message.key, message.os_pid)
         self.tell(message, payload)
 
     def tell(self, message: trunk.StationMessage, payload: bytes = b"") -> None:

@@ -49,6 +49,7 @@ from constellation.fabric.main import raise_file_limit
 from constellation.fabric.provision import Provision
 from constellation.fabric.relaying import Relaying
 from constellation.fabric.signals import Signals, ended_children
+from constellation.fabric.usergroups import UserGroups
 
 LEASE_S: Final = 5.0
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
@@ -179,6 +180,9 @@ class Daemon:
             self._journal.write,
             accounts,
         )
+        self._groups = (
+            UserGroups(loop, lambda: self._node.settings.capacity, self._journal.write) if accounts.is_mapping else None
+        )
         self._node = NodeDaemon(
             loop,
             Settings(
@@ -194,6 +198,7 @@ class Daemon:
             self._provision,
             self._journal.write,
             self._foreign,
+            groups=self._groups,
         )
         self._foreign.whose = lambda: f"node {self._node.settings.name}"
         if entrance is not None:
@@ -298,13 +303,17 @@ class Daemon:
         Returns:
             The exit code.
         """
-        while not self._is_over:
-            self._loop.step(None)
-            for number in self._signals.take():
-                if number == signal.SIGCHLD:
-                    self._reap()
-                elif number in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
-                    self._leave(signal.Signals(number).name)
+        try:
+            while not self._is_over:
+                self._loop.step(None)
+                for number in self._signals.take():
+                    if number == signal.SIGCHLD:
+                        self._reap()
+                    elif number in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+                        self._leave(signal.Signals(number).name)
+        finally:
+            if self._groups is not None:
+                self._groups.close()
         return 0
 
     def _reap(self) -> None:

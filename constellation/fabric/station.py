@@ -271,6 +271,12 @@ class Station:
                 )
             case trunk.Lease(seconds):
                 self._go_on_for(seconds)
+            case trunk.Grouped(key, groups) if len(groups) == len(fds):
+                lent = [
+                    (cgroups.Lent(version, holds.split()), cgroups.Group(folder, fds.pop(0)))
+                    for holds, version, folder in groups
+                ]
+                self._limits.lend(key, lent)
             case trunk.Insist():
                 self._node.insist()
             case _:

@@ -18,11 +18,12 @@ from constellation.core.lifecycle import KillOrder
 from constellation.core.limits import OUT_OF_MEMORY, Owner, Place
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
-from constellation.fabric import cgroups
+from constellation.fabric import cgroups, usergroups
 from constellation.fabric.books import Process
 from constellation.fabric.limits import Limits
 from constellation.fabric.loop import Loop
 from constellation.fabric.monitor import Monitor
+from constellation.fabric.users import Account
 from tests.conftest import RunProgram
 
 LIMIT_S = 20.0
@@ -201,9 +202,11 @@ class FakeTree:
         self._fill(Path(folder))
 
     def _remove(self, folder: str) -> None:
+        if not os.path.exists(folder):
+            raise FileNotFoundError(folder)
         if (Path(folder) / "cgroup.kill").read_text() == "1":
             self.full.discard(folder)
-        if folder in self.full:
+        if folder in self.full or any(each.is_dir() for each in Path(folder).iterdir()):
             raise OSError(16, "Device or resource busy")
         shutil.rmtree(folder)
 
@@ -366,6 +369,90 @@ def test_groups_of_the_dead_are_removed_and_no_others(tree: FakeTree) -> None:
     cgroups.remove_left(tree.places)
     left = {group.name for group in tree.groups}
     assert left == {names["alive"], names["elsewhere"], names["foreign"]}
+
+
+def _user_groups(tree: FakeTree, monkeypatch: pytest.MonkeyPatch, loop: Loop, log: list[str]) -> usergroups.UserGroups:
+    """As root's daemon has them; who runs the test stands for the user."""
+    monkeypatch.setattr(usergroups, "open_entrance", lambda _account, path: os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    return usergroups.UserGroups(loop, lambda: Resources(mem="1 GiB", cpu=4), log.append, tree.places)
+
+
+_ACCOUNT = Account("somebody", os.getuid(), os.getgid(), (os.getgid(),), "/", "/bin/sh")
+
+
+def test_version_2_has_a_mapped_users_groups_in_one_of_the_deployment(
+    tree: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one bounds and weighs all of it and takes in no process; the monitor process and each other one have theirs."""
+    log: list[str] = []
+    loop = Loop()
+    groups = _user_groups(tree, monkeypatch, loop, log)
+    part = groups.of(_ACCOUNT)
+    assert part is not None
+    own = Path(part.folder)
+    assert (own / "memory.max").read_text() == str((1 << 30) + usergroups.BESIDE)
+    assert (own / "cpu.weight").read_text() == "100"
+    part.take_in(1234)
+    (station,) = (each for each in own.iterdir() if each.is_dir())
+    assert (station / "cgroup.procs").read_text() == "1234"
+
+    ((held, group),) = part.give(b"one", Resources(mem="64 MiB", cpu=0.5))
+    assert held.holds == {"mem", "cpu"}
+    assert Path(group.folder).parent == own
+    assert (Path(group.folder) / "memory.max").read_text() == str(64 << 20)
+    assert (Path(group.folder) / "cpu.weight").read_text() == "50"
+    assert (own / "cpu.weight").read_text() == "150"
+    os.write(group.entrance, b"0")
+    (station / "cgroup.procs").write_text("1234\n5678\n")
+    part.began(b"one", 999)
+    assert (Path(group.folder) / "cgroup.procs").read_text() == "0", "it was not born in this deployment"
+    part.began(b"one", 5678)
+    assert (Path(group.folder) / "cgroup.procs").read_text().startswith("5678"), "it had not entered"
+
+    part.release(b"one")
+    loop.step(0.1)
+    assert not Path(group.folder).exists()
+    assert (own / "cpu.weight").read_text() == "100"
+    tree.full.add(str(station))  # what the program has left: it is killed, and gone at the next look
+    part.close()
+    deadline = time.monotonic() + LIMIT_S
+    while tree.groups:
+        assert time.monotonic() < deadline
+        loop.step(0.01)
+    groups.close()
+    loop.close()
+    assert log == []
+
+
+def test_a_mapped_user_is_watched_where_no_group_can_be_made(tree: FakeTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said in the log once, with why; nothing half-made stays."""
+    log: list[str] = []
+    loop = Loop()
+    groups = _user_groups(tree, monkeypatch, loop, log)
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(cgroups, "_make", refuse)
+    assert [groups.of(_ACCOUNT), groups.of(_ACCOUNT)] == [None, None]
+    assert len(log) == 1 and log[0].endswith(": Permission denied")
+    groups.close()
+    loop.close()
+    assert tree.groups == []
+
+
+def test_groups_in_a_group_of_the_dead_are_removed_with_it(tree: FakeTree) -> None:
+    """What a daemon has left whose keeper was killed with it; what is in them is killed."""
+    me = cgroups.myself()
+    with subprocess.Popen(["true"]) as child:
+        pass
+    dead = Owner(me.namespace, child.pid, 1)
+    outer = tree.base / dead.folder(1)
+    cgroups._make(str(outer))
+    cgroups._make(str(outer / dead.folder(2)))
+    tree.full.add(str(outer / dead.folder(2)))
+    cgroups.remove_left(tree.places)
+    assert tree.groups == []
 
 
 # Whole programs
