@@ -19,10 +19,11 @@ def is_of_program(error: BaseException) -> bool:
     """Whether an exception comes out of a signal handler of the program, or is the interpreter's own (no memory)."""
     if isinstance(error, MemoryError):
         return True
-    if threading.current_thread() is not threading.main_thread():
+    trace = error.__traceback__
+    # Raised by what was called from C, as most ends of links are: no frame of a handler's can be among these.
+    if trace is None or trace.tb_next is None or threading.current_thread() is not threading.main_thread():
         return False
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
-    trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code in handlers:
             return True

@@ -59,6 +59,7 @@ class Peer:
         self._connecting = Connecting()
         self._closing: list[Wire] = []  # given up
         self._asked = False
+        self._is_cut = False  # the link has ended while this process was leaving, and nobody has asked why
         self._unlinked: list[Outgoing] = []  # opened on a wire that has no link yet
         self.wire = self._new_wire()
         self.back = self.wire
@@ -223,11 +224,20 @@ class Peer:
                 self._closing.remove(wire)
                 self._after_end()
             elif self.gone is None and not self._asked:
-                self.runtime.watch_peer(self)
-                self._asked = True
-                if wire.cut and wire.is_far:
-                    self.runtime.tell_cut(self.pid, wire.number, wire.cut)
+                if self.runtime.leaving and not wire.is_far and not self._is_awaited():
+                    # Nobody is left to whom it matters how the peer has ended, and hundreds may end at once.
+                    self._is_cut = True
+                else:
+                    self.runtime.watch_peer(self)
+                    self._asked = True
+                    if wire.cut and wire.is_far:
+                        self.runtime.tell_cut(self.pid, wire.number, wire.cut)
         wire.close()
+
+    def _is_awaited(self) -> bool:
+        """Whether a thread or task waits on a channel with this process."""
+        sending, receiving = self._sending.values(), self._incoming.values()
+        return any(channel.waiters for channel in sending) or any(channel.waiters for channel in receiving)
 
     def on_broken(self, error: framing.FrameError) -> None:
         """The peer has sent what no peer of ours sends, or has started with something else than this process."""
@@ -436,8 +446,11 @@ class Peer:
     # Leaving
 
     def ask_flush(self) -> None:
-        """The process is leaving: ask the peer to say when it has taken in all that was sent."""
+        """The process is leaving: ask the peer to say when it has taken in all that was sent, if anything was."""
         with self.lock:
+            if not self._last_channel:
+                self.wire.release()
+                return
             for wire in self._closing:
                 # Read where the peer has opened a channel since its BYE; else it closes, which is an answer too.
                 self._ask_flush(wire)
@@ -455,7 +468,7 @@ class Peer:
     @property
     def is_delivered(self) -> bool:
         """Whether the peer has taken in all that was sent, or nobody will."""
-        if self.gone is not None:
+        if self.gone is not None or self._is_cut:
             return True
         if not all(channel.is_drained for channel in self.undrained()):
             return False
