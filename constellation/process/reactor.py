@@ -57,6 +57,9 @@ EPOLLIN = _select.EPOLLIN
 EPOLLOUT = _select.EPOLLOUT
 
 
+_OURS = bytes((0, signal.SIGURG))
+"""What stands in the wake-up pipe for nobody's handler: our own bytes, and the signal that `_interrupt` sends, which would
+else have itself sent again for ever."""
 _INTERRUPT_AFTER = 0.005
 """Seconds in which a handler has most likely run by itself."""
 
@@ -563,7 +566,7 @@ class _Wake:
             read = os.read(self._fd, 4096)
             # A signal's own number. The kernel interrupts what the main thread waits in; but not what it was about to wait
             # in, as time.sleep: that would be over before the handler runs.
-            if read.strip(b"\0") and _thread.get_ident() != self._reactor.main:
+            if read.strip(_OURS) and _thread.get_ident() != self._reactor.main:
                 _thread.start_new_thread(_interrupt, (self._reactor.main,))
         except BlockingIOError:
             pass
