@@ -98,7 +98,7 @@ class Statistics(NamedTuple):
 class _Node:
     """A node and what is held there. ``held`` leaves out lent shares, and may exceed the capacity in cores only."""
 
-    __slots__ = ("capacity", "demands", "held", "id", "is_draining", "labels", "name")
+    __slots__ = ("_free", "capacity", "demands", "held", "id", "is_draining", "labels", "name")
 
     def __init__(self, view: NodeView) -> None:
         self.id = view.id
@@ -107,6 +107,7 @@ class _Node:
         self.labels = view.labels
         self.is_draining = False
         self.held = view.capacity - view.free
+        self._free: Resources | None = view.free
         self.demands: dict[int, None] = {}
 
     def fulfils(self, where: Where) -> bool:
@@ -114,9 +115,17 @@ class _Node:
 
     @property
     def free(self) -> Resources:
-        held = self.held
-        cpu = min(held.cpu_millionths, self.capacity.cpu_millionths)
-        return self.capacity - Resources.exact(held.mem, cpu, held.custom_millionths)
+        free = self._free
+        if free is None:  # asked for more often than it changes
+            held, capacity = self.held, self.capacity
+            if held.cpu_millionths > capacity.cpu_millionths:
+                held = Resources.exact(held.mem, capacity.cpu_millionths, held.custom_millionths)
+            free = self._free = capacity - held
+        return free
+
+    def hold(self, held: Resources) -> None:
+        self.held = held
+        self._free = None
 
     def view(self) -> NodeView:
         return NodeView(self.id, self.name, self.capacity, self.free, self.labels)
@@ -187,7 +196,6 @@ class Placement:
         self._now = 0.0
         self._arrived = 0
         self._lent = 0
-        self._used = _NOTHING
         self._placed = 0
         self._passed = 0
         self._refused = 0
@@ -325,13 +333,13 @@ class Placement:
         return list(self._waiters)
 
     def statistics(self) -> Statistics:
-        """Counts since the start, and what is so now."""
+        """Counts since the start, and what is so now. Looks at every demand that holds room."""
         return Statistics(
             nodes=len(self._nodes),
             held=len(self._holders),
             waiting=len(self._waiters),
             lent=self._lent,
-            used=self._used,
+            used=sum((holder.demand for holder in self._holders.values()), _NOTHING),
             placed=self._placed,
             passed=self._passed,
             refused=self._refused,
@@ -343,19 +351,19 @@ class Placement:
         Raises:
             AssertionError: One does not hold.
         """
-        used, lent = _NOTHING, 0
+        lent = 0
         for node in self._nodes.values():
             assert node.is_draining or node.id in self._capacities[node.capacity]
             held = _NOTHING
             for demand_id in node.demands:
                 holder = self._holders[demand_id]
                 assert holder.node is node
-                used, lent = used + holder.demand, lent + holder.lends
+                lent += holder.lends
                 held += holder.demand - _cpu_of(holder.demand) if holder.lends else holder.demand
             assert held <= node.held
             if self._limited:
                 assert node.free <= node.capacity  # and computing it has shown that only cores are over-committed
-        assert (used, lent) == (self._used, self._lent)
+        assert lent == self._lent
         assert sum(len(node.demands) for node in self._nodes.values()) == len(self._holders)
         alike = sum(len(nodes) for nodes in self._capacities.values())
         assert alike == sum(not node.is_draining for node in self._nodes.values())
@@ -455,7 +463,6 @@ class Placement:
     def _place(self, demand_id: int, demand: Resources, node: _Node) -> Placed:
         self._holders[demand_id] = _Holder(demand, node)
         node.demands[demand_id] = None
-        self._used += demand
         self._placed += 1
         self._change(node, node.held + demand)
         return Placed(demand_id, node.id)
@@ -467,7 +474,7 @@ class Placement:
             del self._capacities[node.capacity]
 
     def _change(self, node: _Node, held: Resources) -> None:
-        node.held = held
+        node.hold(held)
         if self._limited and not node.is_draining:
             self._tell("node_changed", node.view())
 
@@ -479,7 +486,6 @@ class Placement:
 
     def _forget_holder(self, demand_id: int) -> None:
         holder = self._holders.pop(demand_id)
-        self._used -= holder.demand
         self._lent -= holder.lends
 
     def _enqueue(self, demand_id: int, demand: Resources, where: Where, now: float) -> None:

@@ -129,10 +129,10 @@ class Resources:
         self._fill(parse_mem(mem), parse_amount("cpu", cpu), amounts, written)
 
     def _fill(self, mem: int, cpu: int, custom: tuple[tuple[str, int], ...], written: int) -> None:
-        object.__setattr__(self, "_mem", mem)
-        object.__setattr__(self, "_cpu", cpu)
-        object.__setattr__(self, "_custom", tuple(item for item in custom if item[1]))
-        object.__setattr__(self, "_written", written)
+        _set_mem(self, mem)
+        _set_cpu(self, cpu)
+        _set_custom(self, custom and tuple([item for item in custom if item[1]]))
+        _set_written(self, written)
 
     @classmethod
     def exact(
@@ -140,7 +140,7 @@ class Resources:
     ) -> Resources:
         """From bytes and millionths that have been checked before."""
         made = cls.__new__(cls)
-        made._fill(mem, cpu, tuple(sorted(custom)), written)
+        made._fill(mem, cpu, custom and tuple(sorted(custom)), written)
         return made
 
     @property
@@ -182,6 +182,8 @@ class Resources:
     def __add__(self, other: Resources) -> Resources:
         if not isinstance(other, Resources):
             return NotImplemented
+        if not other._custom:
+            return Resources.exact(self._mem + other._mem, self._cpu + other._cpu, self._custom)
         custom = dict(self._custom)
         for name, amount in other._custom:
             custom[name] = custom.get(name, 0) + amount
@@ -192,6 +194,8 @@ class Resources:
             return NotImplemented
         if not other <= self:
             raise UsageError(f"cannot take {other} from {self}: there is not so much")
+        if not other._custom:
+            return Resources.exact(self._mem - other._mem, self._cpu - other._cpu, self._custom)
         custom = dict(self._custom)
         for name, amount in other._custom:
             custom[name] -= amount
@@ -277,3 +281,9 @@ class Resources:
     def describe(self) -> dict[str, float]:
         """For the JSON events: mem in bytes, cpu in cores, custom amounts by name."""
         return {"mem": self._mem, "cpu": self.cpu, **self.custom}
+
+
+# The slots' own setters, for `__setattr__` refuses: placement makes two of these for each demand.
+_set_mem, _set_cpu, _set_custom, _set_written = (
+    vars(Resources)[name].__set__ for name in ("_mem", "_cpu", "_custom", "_written")
+)

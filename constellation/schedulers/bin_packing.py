@@ -53,10 +53,15 @@ class BinPacking:
         else:
             number = known[1][2]
             self._remove(*known)
-        # By capacity: a node whose gpus are all in use is still one with gpus.
-        names = tuple(name for name, _ in node.capacity.custom_millionths)
-        free = dict(node.free.custom_millionths)
-        row = (node.free.mem, node.free.cpu_millionths, number, tuple(free.get(name, 0) for name in names))
+        free = node.free
+        names: _Names = ()
+        amounts: tuple[int, ...] = ()
+        if node.capacity.custom_millionths:
+            # By capacity: a node whose gpus are all in use is still one with gpus.
+            names = tuple(name for name, _ in node.capacity.custom_millionths)
+            have = dict(free.custom_millionths)
+            amounts = tuple(have.get(name, 0) for name in names)
+        row = (free.mem, free.cpu_millionths, number, amounts)
         group = self._groups.get(names)
         if group is None:
             group = self._groups[names] = _Group()
@@ -192,7 +197,7 @@ class _Group:
         first = bisect_left(self._ends, wanted)
         for position in range(first, len(self.chunks)):
             chunk = self.chunks[position]
-            if not chunk.may_hold(cpu, custom):
+            if chunk.cpu < cpu or not chunk.may_hold(cpu, custom):  # most often the first says it
                 continue
             if chunk.is_stale:
                 chunk.measure()
