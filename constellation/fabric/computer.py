@@ -83,6 +83,10 @@ class Computer(Protocol):
         """Kill a process now."""
         ...
 
+    def is_at_rest(self, key: bytes) -> bool:
+        """Whether a process is not seen to run, or to be about to. What cannot be seen from here is at rest."""
+        ...
+
     def insist(self) -> None:
         """Kill everything below: all have been killed, and nothing is heard of their ends."""
         ...

@@ -27,20 +27,16 @@ from constellation.core.where import from_fields
 from constellation.fabric.books import Member, Wish, close_fds
 from constellation.fabric.computer import Order
 from constellation.fabric.registry import Registry
+from constellation.fabric.stall import Stall
 from constellation.fabric.why import Queue
 
 if TYPE_CHECKING:
     from constellation.fabric.computer import Chronicle, Computer, Room
-    from constellation.fabric.loop import Loop, Timer
+    from constellation.fabric.loop import Loop
     from constellation.fabric.why import Why
 
 DRAINING_SHOWN_S = 1.0
 """A process that drains for as long, since it said so, is shown: most are done within milliseconds."""
-
-STALL_S = 0.25
-"""How long nobody must run, while spawns wait, before they are called stalled: a message may be on its way to somebody
-who has just been counted as waiting."""
-
 
 CUT_S = 1.0
 """After both ends of a link have said that it ended without a word: for the news that one of the two has died."""
@@ -99,7 +95,7 @@ class Coordinator:
         self._closing: tuple[Member, int, bool] | None = None
         self._left: int | None = None
         """How many lived when it was last looked, since all have been killed."""
-        self._stall_timer: Timer | None = None
+        self._stall = Stall(loop, self._is_stalled, lambda: self.living, self._give_up_stalled)
 
     # The living
 
@@ -225,7 +221,7 @@ class Coordinator:
         del fds[:1]
         self.carry_out(effects)
         if number in self._wishes:
-            self._check_stall()
+            self._stall.check()
 
     def carry_out(self, effects: list[Effect]) -> None:
         """Do what the placement machine says of demands of this deployment."""
@@ -610,7 +606,7 @@ class Coordinator:
             peer = self._living.get(peer_key)
             if peer is not None:
                 peer.peers.discard(member.key)
-        self._check_stall()
+        self._stall.check()
         self._check_closed()
         self._on_change()
 
@@ -629,8 +625,9 @@ class Coordinator:
             return
         if waits:
             self.carry_out(self._master.lend(member.number, self._loop.now()))
-            self._check_stall()
+            self._stall.check()
         else:
+            self._stall.went_on()
             self._master.placement.take_back(member.number)
 
     def _drains(self, member: Member, message: messages.Draining) -> None:
@@ -648,12 +645,10 @@ class Coordinator:
         holders = [(other.pid, other.resources) for other in self._living.values() if other.has_room]
         return Queue(wanted, self._master.capacity, holders)
 
-    def _check_stall(self) -> None:
-        if self._wishes and self._stall_timer is None and self._master.placement.stalled():
-            self._stall_timer = self._loop.call_later(STALL_S, self._give_up_if_stalled)
+    def _is_stalled(self) -> bool:
+        return bool(self._wishes and self._master.placement.stalled())
 
-    def _give_up_if_stalled(self) -> None:
-        self._stall_timer = None
+    def _give_up_stalled(self) -> None:
         holders = ", ".join(f"{member.pid} holds {member.resources}" for member in self.living[:8])
         more = f" and {len(self._living) - 8} more" if len(self._living) > 8 else ""
         for number in self._master.placement.stalled():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import operator
 import os
+import select
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +26,7 @@ from constellation.fabric import keeper
 from constellation.fabric.books import Process, close_fds
 from constellation.fabric.laststacks import LastStacks
 from constellation.fabric.packets import Packets
+from constellation.fabric.proc import are_asleep
 from constellation.fabric.signals import ended_children
 from constellation.fabric.templates import control_pair
 
@@ -293,6 +295,14 @@ class Node:
         if process is not None:
             self._monitor.kill(process, cause)
 
+    def is_at_rest(self, key: bytes) -> bool:
+        """Whether every thread of a process sleeps: none runs or is about to, and it has not just been stopped or ended."""
+        process = self._living.get(key)
+        if process is None or not process.os_pid:
+            return False  # it is being started
+        asleep = are_asleep(process.os_pid)
+        return not _has_ended(process.pidfd) if asleep is None else asleep
+
     def insist(self) -> None:
         """Kill everything below, templates included, that do not report the ends of what they have forked."""
         keeper.kill_descendants()
@@ -402,6 +412,12 @@ class Node:
                 place=process.place,
             )
         )
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return pidfd >= 0 and bool(poll.poll(0))
 
 
 def _open_pidfd(os_pid: int) -> int:

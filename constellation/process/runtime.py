@@ -300,6 +300,7 @@ class Runtime:
         if self.is_foreign or self.reactor.stopped:
             return []
         self.leaving = True
+        self.reactor.tell_waiting = None  # this ends by itself, and then what the process holds is free
         self.reactor.spin = 0.0  # who is about to end gains nothing by a reply that comes some microseconds sooner
         peers = [peer for peer in self.peers.values() if peer.was_used and peer.pid != self.pid]
         for peer in peers:

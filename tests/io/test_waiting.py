@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -128,3 +129,27 @@ except TimeoutError:
 
     expected = ["timed out", "0 0", "0 1", "0 2", "counted", "1 0", "timed out"]
     assert (sorted(result.stdout.splitlines()), result.returncode) == (sorted(expected), 0), result.stderr
+
+
+def test_who_is_draining_does_not_wait(run_program: RunProgram, tmp_path: Path) -> None:
+    """It ends by itself at the latest when its linger is over: a spawn that waits for its memory is not stalled."""
+    source = """
+    import time
+    from constellation import Resources, Sender, init, parent, spawn, watch
+
+    def drains():
+        Sender(parent()).send(bytes(300 << 20)).block()  # more than anybody takes in unasked
+
+    def nothing():
+        pass
+
+    if __name__ == "__main__":
+        half = Resources(mem="700 MiB", cpu=0)
+        init(Resources(mem="100 MiB", cpu=0), capacity=Resources(mem="1000 MiB", cpu=4))
+        first = spawn(drains, resources=half).block()
+        second = spawn(nothing, resources=half).block()
+        print(watch(first).block().cause.partition(":")[0], watch(second).block().ok)
+    """
+    env = {"CONSTELLATION_FORMAT": "raw", "CONSTELLATION_CREDIT": str(400 << 20), "CONSTELLATION_LINGER": "1.5"}
+    result = run_program(tmp_path, textwrap.dedent(source), env=env)
+    assert result.stdout.split() == ["undelivered", "True"], result
