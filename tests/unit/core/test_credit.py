@@ -224,3 +224,19 @@ def test_more_than_was_granted_is_seen() -> None:
 def test_a_stream_is_reported_at_a_quarter_of_the_window(unreported: int, window: int) -> None:
     """Not for every value, and long before the window has been used up."""
     assert credit.is_due(unreported, window) == (unreported >= window // 4)
+
+
+def test_a_receiver_cannot_have_taken_more_than_was_sent() -> None:
+    """Whatever it says: what it could take beyond that would let the sender hold more than the credit."""
+    sender = SenderSide(CREDIT)
+    assert sender.accept(100)
+    assert sender.transmit(100)
+    sender.on_grant(Grant(2 * WINDOW, 1 << 40))
+    assert (sender.consumed, sender.granted) == (100, 2 * WINDOW)
+
+
+def test_a_window_that_was_widened_is_granted_also_where_it_does_not_suffice() -> None:
+    """Nothing has been taken since the last report; but the sender may send as much as the channel now holds."""
+    receiver = ReceiverSide(CREDIT)
+    assert receiver.on_want(CREDIT + 1, is_whole=False, may_widen=False) is None
+    assert receiver.on_want(CREDIT + 1, is_whole=False, may_widen=True) == Grant(CREDIT, 0)

@@ -44,3 +44,11 @@ def test_other_values_are_refused(field: Any) -> None:
     """A process cannot upset the node with what it says of itself."""
     with pytest.raises(ValueError, match="cannot read"):
         from_fields([field])
+
+
+def test_more_than_is_told_is_neither_told_nor_read() -> None:
+    """Each side keeps the limit by itself: the other may be of another version, or hostile."""
+    held = [Held(str(number), ONE, number) for number in range(MOST_HELD + 1)]
+    fields = to_fields(held)
+    assert len(fields) == MOST_HELD
+    assert len(from_fields([*fields, fields[0]])) == MOST_HELD
