@@ -218,7 +218,8 @@ class _AsyncioWatcher:
         self._armed = False
         self._patience = _Patience(reactor)
         self._patience_timer: asyncio.TimerHandle | None = None
-        self._parked = _Parked(reactor, loop.call_later, place_of_task, self._is_idle)
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._parked = _Parked(reactor, self._call_later, place_of_task, self._is_idle)
         self._score = 4
         self._turns = 0
         # uvloop does not show its queue: there only the time limits keep an await from holding up the others.
@@ -273,6 +274,9 @@ class _AsyncioWatcher:
             self._parked.remove(operation)
             self._leave()
 
+    def _call_later(self, seconds: float, call: Callable[[], object]) -> None:
+        self._look_timer = self._loop.call_later(seconds, call)
+
     def _is_idle(self) -> bool:
         """Whether nothing but our operations can make this loop go on; if that cannot be seen, something can.
 
@@ -284,7 +288,9 @@ class _AsyncioWatcher:
                 return False
             return all(timer.cancelled() or timer is self._patience_timer for timer in loop._scheduled)
         except AttributeError:
-            return False  # uvloop shows none of it
+            from constellation.process import uvloops  # late: few have such a loop, and wait for long
+
+            return uvloops.is_idle(loop, self._reactor.epoll.fileno(), (self._patience_timer, self._look_timer))
 
     def _enter(self) -> None:
         self._waiting += 1

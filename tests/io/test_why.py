@@ -279,6 +279,7 @@ STANDSTILLS = {
     "in_threads": ["recv from"] * 4,
     "awaited": ["recv from", "recv from"],
     "tasks asyncio": ["recv from"] * 3,
+    "tasks uvloop": ["recv from"] * 3,
     "tasks trio": ["recv from"] * 3,
 }
 LIVE = [
