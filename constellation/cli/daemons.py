@@ -146,14 +146,19 @@ def _joining_name(address: str | None, join: str, options: dict[str, Any]) -> st
     return name
 
 
+def state_folder(given: str | None) -> str:
+    """Where daemons keep their files."""
+    # What runs as other users must get at its files, and nobody gets into root's home.
+    own = "/var/lib" if os.geteuid() == 0 else os.path.expanduser("~/.local/state")
+    return given or os.path.join(os.environ.get("XDG_STATE_HOME") or own, "constellation")
+
+
 def _config(context: click.Context, address: str, options: dict[str, Any], nodes: list[Any] | None) -> dict[str, Any]:
     parse_address(address)
     before: Shared = context.obj or Shared()
     shared = before.joined(Shared(options["format_"], options["plugins"], options["plugin_options"]))
     refuse_unknown(shared.plugins)
-    # What runs as other users must get at its files, and nobody gets into root's home.
-    own = "/var/lib" if os.geteuid() == 0 else os.path.expanduser("~/.local/state")
-    state = options["state"] or os.path.join(os.environ.get("XDG_STATE_HOME") or own, "constellation")
+    state = state_folder(options["state"])
     if os.pathsep in os.path.abspath(state):
         raise UsageError(f"cannot keep files in {state!r}: expected a folder without a colon, with --state")
     capacity = read_capacity(options["mem"], options["cpu"], options["custom"]) or this_computer()

@@ -13,6 +13,7 @@ import click
 
 from constellation.cli import deploy as deploying
 from constellation.cli.daemons import master, node
+from constellation.cli.doctor import doctor
 from constellation.cli.keygen import keygen
 from constellation.cli.options import Shared, shared_options
 from constellation.cli.plugins import plugins
@@ -103,6 +104,7 @@ cli.add_command(master)
 for _command in deploying.COMMANDS:
     cli.add_command(_command)
 cli.add_command(why)
+cli.add_command(doctor)
 
 
 def main() -> None:

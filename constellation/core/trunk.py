@@ -406,9 +406,41 @@ class Refuse(NamedTuple):
     reason: str
 
 
+class Ping(NamedTuple):
+    """To a node, by its master or by anybody with a node's certificate: are you there, and what is your clock?"""
+
+    number: int
+
+
+class Pong(NamedTuple):
+    """The answer to `Ping`, at once."""
+
+    number: int
+    clock: float
+    """Seconds since 1970."""
+
+
+class Examine(NamedTuple):
+    """master -> node: look at your computer, and dial these daemons, for `constellation doctor`."""
+
+    number: int
+    addresses: list[Any]
+
+
+class Examined(NamedTuple):
+    """node -> master: what was found."""
+
+    number: int
+    facts: list[Any]
+    """Pairs of name and value (fabric/checkup.py)."""
+    dials: list[Any]
+    """For each address: how far it came, what failed, seconds there and back (`fabric/probing.py`)."""
+
+
 TrunkMessage: TypeAlias = (
     Hello | Join | Welcome | Beat | Up | Down | More | Acked | Open | Shut | Gone | Need | Chunk | Inventory | Leave
     | Come | Refuse
+    | Ping | Pong | Examine | Examined
 )  # fmt: skip
 
 TRUNK: Final = Schema(
@@ -416,6 +448,7 @@ TRUNK: Final = Schema(
     (
         Hello, Join, Welcome, Beat, Up, Down, More, Acked, Open, Shut, Gone, Need, Chunk, Inventory, Leave,
         Come, Refuse,
+        Ping, Pong, Examine, Examined,
     ),
 )  # fmt: skip
 

@@ -404,8 +404,13 @@ class Questioner:
         self._address = address
         self._credential = credential
 
-    def ask(self, kind: str, argument: str = "") -> list[list[Any]]:
+    def ask(self, kind: str, argument: str = "", *, limit_s: float | None = None) -> list[list[Any]]:
         """Blocks. Ask, and give the rows of the answer.
+
+        Args:
+            kind: What to ask.
+            argument: About what.
+            limit_s: How long to wait for the answer of a bridge that is there; None: as long as it takes.
 
         Raises:
             Unreachable: There is no answer; says which step failed.
@@ -417,11 +422,17 @@ class Questioner:
             if isinstance(message, trunk.Answer | trunk.Refusal):
                 found.append(message)
 
+        def ask() -> None:
+            connection.send(trunk.Question(0, kind, argument, ""))
+            if limit_s is not None:
+                silent = f"the bridge at {self._address} is there, and did not answer within {limit_s:g} s: is the master stopped?"
+                self._loop.call_later(limit_s, lambda: found.append(Unreachable(silent)))
+
         connection = Connection(
             self._loop,
             self._address,
             self._credential,
-            lambda: connection.send(trunk.Question(0, kind, argument, "")),
+            ask,
             came,
             lambda text: found.append(Unreachable(text)),
             self._foreign,

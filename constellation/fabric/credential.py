@@ -157,6 +157,21 @@ def load_deployer(path: str | None, *, is_loopback: bool) -> DeployerCredential:
     return DeployerCredential.read(chosen)
 
 
+def remaining(kind: str, path: str) -> float:
+    """Read a credential as a daemon or a client would; give the seconds until it expires.
+
+    Args:
+        kind: ``node`` or ``deployer``.
+        path: The file.
+
+    Raises:
+        UsageError: It cannot be used; says what mends it.
+        HandshakeError: It has expired.
+    """
+    expires = NodeCredential.read(path).expires if kind == "node" else DeployerCredential.read(path).expires
+    return (expires - _now()).total_seconds()
+
+
 def _make_for_loopback() -> None:
     """Make what is missing of both files. Others who do the same at this moment wait, and find them made."""
     folder = default_folder()
@@ -207,6 +222,11 @@ class NodeCredential:
         _check_time(path, authority.expires, "constellation keygen NEW-FOLDER, and copy its node.pem to every node")
         return cls(path, authority, _key_of(path, "node", blocks[_ROUTING_KEY]))
 
+    @property
+    def expires(self) -> dt.datetime:
+        """When the fabric's authority does, and with it everything."""
+        return self._authority.expires
+
     def identity(self, role: Role) -> Identity:
         """Make a certificate and a key for a role, valid for a day."""
         return self._leaf(role).identity
@@ -253,6 +273,7 @@ class DeployerCredential(NamedTuple):
     identity: Identity
     preamble_keys: Mapping[Purpose, bytes]
     """Only that of `Purpose.DEPLOY`."""
+    expires: dt.datetime
 
     @classmethod
     def read(cls, path: str) -> DeployerCredential:
@@ -276,7 +297,8 @@ class DeployerCredential(NamedTuple):
         if remaining <= dt.timedelta(0):
             _check_time(path, expires, f"constellation keygen --owner {owner}, where the fabric's node.pem is")
         identity = Identity(blocks["CERTIFICATE"], blocks["PRIVATE KEY"], blocks["CERTIFICATE 2"])
-        credential = cls(path, owner, identity, {Purpose.DEPLOY: _key_of(path, "deployer", blocks[_DEPLOY_KEY])})
+        keys = {Purpose.DEPLOY: _key_of(path, "deployer", blocks[_DEPLOY_KEY])}
+        credential = cls(path, owner, identity, keys, expires)
         credential.context()  # finds what is wrong with the certificates
         return credential
 

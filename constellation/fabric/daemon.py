@@ -26,6 +26,7 @@ from constellation.fabric.loop import Loop
 from constellation.fabric.parts import Kept, Part
 
 if TYPE_CHECKING:
+    from constellation.fabric.examining import Examiner
     from constellation.fabric.foreign import ForeignTransports
     from constellation.fabric.usergroups import PartGroups
     from constellation.fabric.users import Account
@@ -138,6 +139,10 @@ class NodeDaemon:
         """Parts that are over and of which the master may not know it: the cause, and the last beat before it was said."""
         self._beat = 0
         self._is_leaving = False
+        self.examiner: Examiner | None = None
+        """Looks at this computer, for `constellation doctor`."""
+        self._file: tuple[int | None, int | None] = (None, None)
+        """What the master's file says of memory and cores."""
         self._dials: set[Dial] = set()
         loop.call_later(_LOOK_S, self._look)
 
@@ -208,6 +213,10 @@ class NodeDaemon:
                 self._hello(message)
             case trunk.Welcome():
                 self._welcome(message)
+            case trunk.Ping(number):
+                self._send(trunk.Pong(number, time.time()))
+            case trunk.Examine() if self.examiner is not None:
+                self.examiner.examine(message, self._offered(), self._send)
             case _:
                 self._log(f"the master said {type(message).__name__}, which is not a master's to say")
 
@@ -227,6 +236,7 @@ class NodeDaemon:
         if self._is_leaving:
             return  # who joins now would be given work that ends with this node in a moment
         self._lease = message.lease
+        self._file = message.mem, message.cpu
         capacity = bounded(self.settings.capacity, message)
         labels = dict([*self.settings.labels, *((str(name), str(value)) for name, value in message.labels)])
         name = message.name or self.settings.name
@@ -271,6 +281,12 @@ class NodeDaemon:
                 self._up(part, kept)
         self._files.again()
         self._log(f"in the fabric, as node {node_id} {self.settings.name!r}")
+
+    def _offered(self) -> dict[str, int | None]:
+        """What this node has to offer, and what the master's file says of it."""
+        own = self.settings.capacity
+        mem, cpu = self._file
+        return {"mem": own.mem, "cpu": own.cpu_millionths, "file_mem": mem, "file_cpu": cpu}
 
     # The lease
 

@@ -22,6 +22,9 @@ CONNECT_TIME: Final = 5.0
 """Seconds for a connection to be made: two retransmissions of the first packet."""
 
 
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
+
+
 class Dial:
     """One attempt; `on_connected` or `on_failed` is called once, unless it is cancelled.
 
@@ -61,6 +64,8 @@ class Dial:
         self._timer: Timer | None = None
         self._give_up: Callable[[], None] | None = None
         self._is_over = False
+        self.step = "port"
+        """The step that is being taken, or that failed: ``name``, ``route``, ``port``."""
         if address.url:
             if foreign is None:
                 loop.call_later(0, lambda: self._fail("no plugin is enabled that could"))
@@ -77,6 +82,7 @@ class Dial:
             self._look_up()
 
     def _look_up(self) -> None:
+        self.step = "name"
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         found: list[str] = []
@@ -102,6 +108,7 @@ class Dial:
         threading.Thread(target=ask, daemon=True).start()
 
     def _connect(self, host: str) -> None:
+        self.step = "port"
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._sock = socket.socket(family, socket.SOCK_STREAM)
@@ -112,7 +119,7 @@ class Dial:
             self._fail(failure.strerror or str(failure))
             return
         if error not in {0, errno.EINPROGRESS}:
-            self._fail(os.strerror(error))
+            self._fail_with(error)
             return
         self._loop.watch_room(self._sock.fileno(), self._connected)
 
@@ -122,11 +129,8 @@ class Dial:
             return
         self._loop.watch_room(sock.fileno(), None)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error == errno.ECONNREFUSED:
-            self._fail("connection refused: nothing listens there")
-            return
         if error:
-            self._fail(os.strerror(error))
+            self._fail_with(error)
             return
         self._reached(sock)
 
@@ -140,6 +144,12 @@ class Dial:
             return
         self._end()
         self._on_connected(sock)
+
+    def _fail_with(self, error: int) -> None:
+        if error in _NO_ROUTE:
+            self.step = "route"
+        refused = "connection refused: nothing listens there"
+        self._fail(refused if error == errno.ECONNREFUSED else os.strerror(error))
 
     def _fail(self, text: str) -> None:
         if self._is_over:

@@ -25,6 +25,7 @@ from constellation.core.status import ExitStatus
 from constellation.core.trunk import Specification
 from constellation.core.where import ANYWHERE, Where
 from constellation.fabric.deployments import Deployment, RemoteComputer, is_dialling_out
+from constellation.fabric.examining import Examination
 from constellation.fabric.rebuilding import LOST, Held, Rebuild
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ class NodeRecord:
     def name(self) -> str:
         """Its name."""
         return self.view.name
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        return "draining" if self.is_draining else "present" if self.trunk is not None else "not connected"
 
 
 class Share:
@@ -233,6 +239,12 @@ class FabricMaster:
         self._is_rebuilding = True
         self._has_bridge_said = False
         self._stored: dict[bytes, tuple[int, dict[int, int], list[bytes]]] = {}
+        self.absent: Callable[[], list[list[str]]] = list
+        """Gives the nodes of the file that have not joined: name, address, the step that failed, and how."""
+        self._examination: Examination | None = None
+        self._examinations = 0
+        self._asking: list[int] = []
+        """Clients that wait for its end."""
         loop.call_later(lease, self._rebuild)
         loop.call_later(self.lease / BEATS, self._beat_all)
 
@@ -436,6 +448,9 @@ class FabricMaster:
                 self._give_chunks(record, name, digests)
             case trunk.Leave(reason):
                 self.node_lost(record, reason)
+            case trunk.Pong() | trunk.Examined():
+                if self._examination is not None:
+                    self._examination.heard(record.id, message)
             case _:
                 pass
 
@@ -635,6 +650,9 @@ class FabricMaster:
         match kind:
             case "nodes":
                 rows = [self._row_of(record) for record in self.nodes.values()]
+            case "doctor":
+                self._examine(client)
+                return
             case "ps":
                 rows = [row for deployment in self._of(owner) for row in _processes(deployment)]
             case "why" | "kill":
@@ -664,15 +682,28 @@ class FabricMaster:
     def _of(self, owner: str) -> list[Deployment]:
         return [each for each in self.deployments.values() if each.specification.owner == owner and not each.is_over]
 
+    def _examine(self, client: int) -> None:
+        self._asking.append(client)
+        if self._examination is None:
+            self._examinations += 1
+            records = sorted(self.nodes.values(), key=lambda record: (record is not self.own, record.id))
+            nodes = [(record, record.state) for record in records]
+            self._examination = Examination(self._loop, self._examinations, nodes, self._send, self._examined)
+
+    def _examined(self, rows: list[list[Any]]) -> None:
+        self._examination = None
+        asking, self._asking = self._asking, []
+        for client in asking:
+            self._tell_bridge(trunk.Answer(client, [*rows, *(["absent", *each] for each in self.absent())]))
+
     def _row_of(self, record: NodeRecord) -> list[Any]:
         held = self.placement.held_on(record.id)
-        state = "draining" if record.is_draining else "present" if record.trunk is not None else "not connected"
         labels = ", ".join(f"{name}={value}" for name, value in record.view.labels)
         whole = record.view.capacity
         return [
             record.name,
             record.address or self._dialling_out(record),
-            state,
+            record.state,
             f"{format_mem(held.mem)} of {format_mem(whole.mem)}",
             f"{format_amount(held.cpu_millionths)} of {format_amount(whole.cpu_millionths)}",
             labels,

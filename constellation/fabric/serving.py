@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import datetime as dt
 import fcntl
 import json
 import os
@@ -31,14 +32,17 @@ from constellation.core.plugins import Plugins, make_plugin_manager
 from constellation.core.preamble import Preamble, Purpose
 from constellation.core.resources import Resources
 from constellation.core.role import BRIDGE, NODE, Role, check_role
+from constellation.fabric import checkup
 from constellation.fabric import keeper as keeping
 from constellation.fabric.accounts import Accounts
+from constellation.fabric.aside import Aside
 from constellation.fabric.bridging import Bridge
 from constellation.fabric.conduit import Conduit
 from constellation.fabric.credential import NodeCredential, load_node
 from constellation.fabric.daemon import NodeDaemon, Settings
 from constellation.fabric.depot import Depot
 from constellation.fabric.dialling import Dial
+from constellation.fabric.examining import Examiner
 from constellation.fabric.fabricmaster import BridgeLine, FabricMaster, NodeRecord
 from constellation.fabric.foreign import ForeignTransports
 from constellation.fabric.front import Entrance, FrontDoor, TcpEntrance, listen
@@ -205,6 +209,7 @@ class Daemon:
             self._front = FrontDoor(loop, entrance, self._credential.preamble_keys, self._accepted, self._journal.write)
         self._keeper = keeper
         loop.watch(keeper, self._on_keeper)
+        self._node.examiner = Examiner(loop, Aside(loop), self._security, self._look)
         self._master: FabricMaster | None = None
         self._bridge: _BridgeChild | None = None
         self._inner: FrontDoor | None = None
@@ -254,17 +259,20 @@ class Daemon:
         )
         self._relaying = master.relaying = Relaying(self._loop, self._journal.write, master.relay_failed)
         self._join_inside(master, own)
-        for entry in entries:
-            if entry is not own:
-                _NodeLine(
-                    self._loop,
-                    master,
-                    entry,
-                    self._credential,
-                    lambda: self._node.settings.name,
-                    self._journal.write,
-                    self._foreign,
-                )
+        lines = [
+            _NodeLine(
+                self._loop,
+                master,
+                entry,
+                self._credential,
+                lambda: self._node.settings.name,
+                self._journal.write,
+                self._foreign,
+            )
+            for entry in entries
+            if entry is not own
+        ]
+        master.absent = lambda: [line.told() for line in lines if not line.has_joined]
         bridge_bind = own.bridge_bind if own is not None else self._config["bridge_bind"]
         if bridge_bind is not None:
             address = self._address
@@ -370,6 +378,12 @@ class Daemon:
             self._loop, sock, self._security.context(server=True), server=True, label=f"the peer at {peer}", **handlers
         )
 
+    def _look(self) -> dict[str, Any]:
+        """The facts of this computer, and of the credential that this daemon was started with."""
+        found = checkup.look(self._folder)
+        remaining = (self._credential.expires - dt.datetime.now(dt.UTC)).total_seconds()
+        return {**found, "credentials": [["node", self._credential.path, "ok", "", remaining]]}
+
     def say(self, text: str) -> None:
         """Write a line into the log."""
         self._journal.write(text)
@@ -395,6 +409,8 @@ class _Visitor:
         self._role: Role | None = None
         self._line: BridgeLine | None = None
         self._guest: Guest | None = None
+        self._is_trying = False
+        """Whether it only asks whether we are here, for `constellation doctor`: its end is no news."""
         self._conduit = daemon.conduit(
             sock,
             peer,
@@ -435,6 +451,9 @@ class _Visitor:
             self._guest.on_message(message)
         elif isinstance(message, trunk.Hello):
             self._daemon.master_came(self._conduit, message)
+        elif isinstance(message, trunk.Ping):
+            self._is_trying = True
+            self._conduit.send(trunk.Pong(message.number, time.time()))
         else:
             self._daemon.from_master(self._conduit, message)
 
@@ -452,7 +471,8 @@ class _Visitor:
             return
         if self._line is not None and master is not None:
             master.bridge_left(self._line)
-        self._daemon.lost(self._conduit, reason)
+        if not self._is_trying:
+            self._daemon.lost(self._conduit, reason)
 
 
 class _NodeLine:
@@ -477,16 +497,39 @@ class _NodeLine:
         self._log = log
         self._attempts = 0
         self._last = ""
+        self._step = "answer"
         self._record: NodeRecord | None = None
         self._conduit: Conduit | None = None
         self._dial()
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether the node has said what it is, and has not gone since."""
+        return self._record is not None
+
+    def told(self) -> list[str]:
+        """For `constellation doctor`: name, address, the step that the last attempt failed at, and how."""
+        return [
+            self._entry.title,
+            str(self._entry.dialled),
+            self._step,
+            self._last.removeprefix(f"cannot connect to {self._entry.dialled}: "),
+        ]
+
     def _dial(self) -> None:
+        self._conduit = None
         key = self._credential.preamble_keys[Purpose.DAEMON]
         address = self._entry.dialled
-        Dial(self._loop, address, Purpose.DAEMON, key, self._connected, self._failed, foreign=self._foreign)
+        self._attempt = Dial(
+            self._loop, address, Purpose.DAEMON, key, self._connected, self._not_connected, foreign=self._foreign
+        )
 
-    def _failed(self, text: str) -> None:
+    def _not_connected(self, text: str) -> None:
+        # It may fail before it is there to be asked for the step.
+        self._loop.call_later(0, lambda: self._failed(text, self._attempt.step))
+
+    def _failed(self, text: str, step: str = "answer") -> None:
+        self._step = step
         if text != self._last:
             self._last = text
             self._log(f"node {self._entry.title}: {text}")
@@ -536,7 +579,7 @@ class _NodeLine:
         if self._record is not None and self._conduit is not None:
             self._master.disconnected(self._record, self._conduit, reason)
             self._record = None
-        self._failed(reason)
+        self._failed(reason, "TLS" if self._conduit is None or self._conduit.role is None else "answer")
 
 
 class _BridgeChild:
