@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from constellation.cli import completion
 from constellation.cli.options import Shared, shared_options, split_pair
 from constellation.cli.run import read_capacity
 from constellation.core.address import parse_address
@@ -33,7 +34,12 @@ def _daemon_options(function: Any) -> Any:
         ),
         click.option("--name", metavar="NAME", help="What it is called; else its address."),
         click.option("--advertise", metavar="ADDR", help="Where others dial it, if that is not ADDR."),
-        click.option("--credential", metavar="FILE", help="The fabric's node.pem; else in the configuration folder."),
+        click.option(
+            "--credential",
+            metavar="FILE",
+            help="The fabric's node.pem; else in the configuration folder.",
+            shell_complete=completion.files,
+        ),
         click.option(
             "--users",
             metavar="FILE",
@@ -86,7 +92,7 @@ def node(context: click.Context, /, address: str | None, join: str | None, **opt
 
 @click.command()
 @click.argument("address", metavar="ADDR")
-@click.argument("nodes", metavar="NODES.TOML", required=False)
+@click.argument("nodes", metavar="NODES.TOML", required=False, shell_complete=completion.files)
 @click.option("--bridge", metavar="ADDR", help="Where the bridge listens, when the file does not say it.")
 @click.option(
     "--lease", metavar="SECONDS", type=float, default=5.0, help="How long a node may go on without the master."

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
+from constellation.cli.completion import bridges, deployments, files
+from constellation.cli.completion import nodes as named_nodes
 from constellation.cli.options import Shared, shared_options, split_pair
 from constellation.core import enabling
 from constellation.core.address import Address, parse_address
@@ -16,8 +18,10 @@ from constellation.core.specification import fields_of_installation
 from constellation.core.trunk import Specification
 
 _CREDENTIAL = click.option(
-    "--credential", metavar="FILE", help="Your deployer's file; else in the configuration folder."
+    "--credential", metavar="FILE", help="Your deployer's file; else in the configuration folder.", shell_complete=files
 )
+_BRIDGE = click.argument("bridge", metavar="BRIDGE", shell_complete=bridges)
+_ID = click.argument("deployment", metavar="ID", shell_complete=deployments)
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -28,8 +32,8 @@ _CREDENTIAL = click.option(
 @click.option("--in-place", is_flag=True, help="Send no files: every node has them in the same folder.")
 @_CREDENTIAL
 @shared_options
-@click.argument("bridge", metavar="BRIDGE")
-@click.argument("program")
+@_BRIDGE
+@click.argument("program", shell_complete=files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
 @click.pass_context
 def deploy(
@@ -172,14 +176,17 @@ def _watch(bridge: str, name: str, credential: str | None, format_: str | None, 
 @click.command()
 @_CREDENTIAL
 @click.option("--format", "format_", type=click.Choice(("human", "json", "raw")), help="As for deploy.")
-@click.argument("bridge", metavar="BRIDGE")
-@click.argument("deployment", metavar="ID")
+@_BRIDGE
+@_ID
 def attach(*, credential: str | None, format_: str | None, bridge: str, deployment: str) -> NoReturn:
     """Show what deployment ID has written, and what it writes, until its end; its exit code is ours.
 
     \b
     Example:
         constellation attach 10.0.0.1:5001 3fecd01
+
+    Exit codes: the deployment's; 130 after Ctrl-C, which ends the showing and not the deployment; 2 wrong use, 3 the bridge cannot
+    be reached or refuses.
     """  # noqa: D301  # the mark is click's
     _watch(bridge, deployment, credential, format_, is_following=True)
 
@@ -188,14 +195,16 @@ def attach(*, credential: str | None, format_: str | None, bridge: str, deployme
 @_CREDENTIAL
 @click.option("--format", "format_", type=click.Choice(("human", "json", "raw")), help="As for deploy.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is still to come.")
-@click.argument("bridge", metavar="BRIDGE")
-@click.argument("deployment", metavar="ID")
+@_BRIDGE
+@_ID
 def logs(*, credential: str | None, format_: str | None, follow: bool, bridge: str, deployment: str) -> NoReturn:
     """Show what deployment ID has written so far.
 
     \b
     Example:
         constellation logs 10.0.0.1:5001 3fecd01
+
+    Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
     _watch(bridge, deployment, credential, format_, is_following=follow)
 
@@ -224,26 +233,30 @@ def _show(columns: tuple[str, ...], rows: list[list[Any]]) -> None:
 
 @click.command()
 @_CREDENTIAL
-@click.argument("bridge", metavar="BRIDGE")
+@_BRIDGE
 def nodes(*, credential: str | None, bridge: str) -> None:
     """Show the nodes of the fabric behind BRIDGE, and what is taken of each.
 
     \b
     Example:
         constellation nodes 10.0.0.1:5001
+
+    Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
     _show(("NODE", "ADDRESS", "STATE", "MEMORY", "CORES", "LABELS", "VERSION"), _ask(bridge, credential, "nodes"))
 
 
 @click.command()
 @_CREDENTIAL
-@click.argument("bridge", metavar="BRIDGE")
+@_BRIDGE
 def ps(*, credential: str | None, bridge: str) -> None:
     """Show the processes of your deployments.
 
     \b
     Example:
         constellation ps 10.0.0.1:5001
+
+    Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
     columns = ("DEPLOYMENT", "PROGRAM", "PROCESS", "FUNCTION", "NODE", "RESOURCES", "STATE")
     _show(columns, _ask(bridge, credential, "ps"))
@@ -251,28 +264,32 @@ def ps(*, credential: str | None, bridge: str) -> None:
 
 @click.command()
 @_CREDENTIAL
-@click.argument("bridge", metavar="BRIDGE")
-@click.argument("deployment", metavar="ID")
+@_BRIDGE
+@_ID
 def kill(*, credential: str | None, bridge: str, deployment: str) -> None:
     """Ask all processes of deployment ID to end, and kill them after the grace time.
 
     \b
     Example:
         constellation kill 10.0.0.1:5001 3fecd01
+
+    Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
     _ask(bridge, credential, "kill", deployment)
 
 
 @click.command()
 @_CREDENTIAL
-@click.argument("bridge", metavar="BRIDGE")
-@click.argument("name", metavar="NODE")
+@_BRIDGE
+@click.argument("name", metavar="NODE", shell_complete=named_nodes)
 def drain(*, credential: str | None, bridge: str, name: str) -> None:
     """Place nothing more on NODE; what runs there goes on to its end.
 
     \b
     Example:
         constellation drain 10.0.0.1:5001 big
+
+    Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
     _ask(bridge, credential, "drain", name)
 

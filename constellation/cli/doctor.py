@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from constellation.cli.completion import bridges_or_files, files
 from constellation.cli.daemons import state_folder
 from constellation.cli.options import shared_options
 from constellation.core import enabling, health
@@ -31,13 +32,15 @@ _COLOURS = {OK: "green", NOTE: "yellow", WRONG: "red"}
 @click.option(
     "--listen", "ports", metavar="ADDR", multiple=True, help="See whether a daemon could listen there; may be repeated."
 )
-@click.option("--credential", metavar="FILE", help="Your deployer's file; else in the configuration folder.")
+@click.option(
+    "--credential", metavar="FILE", help="Your deployer's file; else in the configuration folder.", shell_complete=files
+)
 @click.option(
     "--node-credential", metavar="FILE", help="The fabric's node.pem, to knock at nodes of a file; else in the folder."
 )
 @click.option("--state", metavar="FOLDER", help="Where a daemon on this computer has its files, as for node.")
 @shared_options
-@click.argument("subject", metavar="[BRIDGE | NODES.TOML]", required=False)
+@click.argument("subject", metavar="[BRIDGE | NODES.TOML]", required=False, shell_complete=bridges_or_files)
 @click.pass_context
 def doctor(
     context: click.Context,

@@ -21,6 +21,8 @@ def keygen(*, folder: str | None, owner: str | None, days: int) -> None:
         constellation keygen
         scp ~/.config/constellation/node.pem big:.config/constellation/
         constellation keygen --owner alice
+
+    Exit codes: 0 made, 2 wrong use, or a file that is there already.
     """  # noqa: D301  # the mark is click's
     from constellation.fabric.credential import keygen as make
 

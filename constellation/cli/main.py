@@ -1,6 +1,6 @@
 """The command ``constellation``: its group, and how plugins add commands to it.
 
-Exit codes of our own: 2 wrong use, 3 nobody answers. Everything else is the exit code of what was run.
+Exit codes of our own: 2 wrong use, 3 nobody answers, 4 refused before it ran. Else the exit code of what was run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from constellation.cli import completion as completing
 from constellation.cli import deploy as deploying
 from constellation.cli.daemons import master, node
 from constellation.cli.doctor import doctor
@@ -45,6 +46,8 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if ctx.resilient_parsing and ":" not in name:  # a shell asks what could come next
+            return super().resolve_command(ctx, args)
         if ":" in name and name not in self.commands:
             # As in the original: an address alone is a node's, with a file behind it the master's.
             role = "master" if any(each.endswith(".toml") for each in args[1:]) else "node"
@@ -92,7 +95,16 @@ def cli(
     plugins: tuple[str, ...],  # the command of this name is added below, where it is not hidden
     plugin_options: tuple[tuple[str, str], ...],
 ) -> None:
-    """Write, debug and deploy distributed programs of processes that talk over channels."""
+    """Write, debug and deploy distributed programs of processes that talk over channels.
+
+    \b
+    Example:
+        constellation run prog.py ARGS
+        constellation deploy 10.0.0.1:5001 prog.py ARGS
+
+    Exit codes: those of the program where one is run; 130 after Ctrl-C; and of our own 2 wrong use, 3 the fabric cannot be
+    reached or refuses, 4 the program was refused before it ran. Each command has its own: constellation COMMAND --help.
+    """  # noqa: D301  # the mark is click's
     context.obj = Shared(format_, plugins, plugin_options)
 
 
@@ -105,10 +117,13 @@ for _command in deploying.COMMANDS:
     cli.add_command(_command)
 cli.add_command(why)
 cli.add_command(doctor)
+cli.add_command(completing.completion)
 
 
 def main() -> None:
     """Run the command line and exit."""
+    if completing.VARIABLE in os.environ:
+        completing.prepare()
     try:
         cli(prog_name="constellation")
     except ConstellationError as error:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from constellation.cli import completion
 from constellation.core.enabling import CHOICES
 
 FORMATS = ("human", "json", "raw")
@@ -42,6 +43,7 @@ def shared_options(function: _Function) -> _Function:
         click.option("--plugin-option", "plugin_options", metavar="NAME.KEY=VALUE", multiple=True, is_eager=True, callback=_read_pairs,
                      help="Give an option to a plugin; may be repeated."),
         click.option("--plugin", "plugins", metavar="NAME", multiple=True, is_eager=True, callback=_read_names,
+                     shell_complete=completion.plugins,
                      help="Enable a plugin: the name of an entry point, or a module as pkg.module; may be repeated."),
         click.option("--format", "format_", type=click.Choice(FORMATS),
                      help="How output is shown: for people, one JSON event a line, or the bytes untouched."),

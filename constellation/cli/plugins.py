@@ -37,8 +37,14 @@ def plugins(
     """List the plugins that are found: the defaults, those enabled here, and those that could be.
 
     Enabled are those named by --plugin, CONSTELLATION_PLUGINS and [tool.constellation] plugins in pyproject.toml. What is
-    not enabled is not imported, so what it provides is not known. Ends with 1 if an enabled one cannot be used.
-    """
+    not enabled is not imported, so what it provides is not known.
+
+    \b
+    Example:
+        constellation plugins --import --options
+
+    Exit codes: 0 listed, 1 an enabled one cannot be used, 2 wrong use.
+    """  # noqa: D301  # the mark is click's
     if context.invoked_subcommand is not None:
         return
     before: Shared = context.obj or Shared()
@@ -68,7 +74,13 @@ def new(name: str, kind: str, folder: str | None) -> None:
     """Write a distribution for a new plugin NAME: package, entry point, README and tests that pass.
 
     Go on from what it does: install it with `pip install -e`, run its tests with pytest, and change it step by step.
-    """
+
+    \b
+    Example:
+        constellation plugins new meter --kind news
+
+    Exit codes: 0 written, 2 wrong use, or the folder is there already.
+    """  # noqa: D301  # the mark is click's
     folder = folder or f"constellation-{name}"
     try:
         files = write(name, kind, folder)

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from constellation.cli.completion import files
 from constellation.cli.options import Shared, choice_options, shared_options, split_pair
 from constellation.core.enabling import CHOICES, read_options
 from constellation.core.errors import UsageError
@@ -30,7 +31,7 @@ from constellation.core.resources import Resources
 @click.option("-m", "as_module", is_flag=True, help="PROGRAM is a module's name, as in python -m.")
 @choice_options
 @shared_options
-@click.argument("program", required=False)
+@click.argument("program", required=False, shell_complete=files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
 @click.pass_context
 def run(
@@ -53,7 +54,14 @@ def run(
 
     Options for constellation stand before PROGRAM; what follows belongs to the program. With --mem, --cpu or
     --resource the computer counts as having that much: spawns wait while it is taken, and demands beyond it are refused.
-    """
+
+    \b
+    Example:
+        constellation run --cpu 2 --mem '4 GiB' --format json prog.py ARGS
+
+    Exit codes: 0 if every process ended with 0; else the code that the failed ones have in common (128 + n after signal n), else
+    1; 130 after Ctrl-C; 2 wrong use.
+    """  # noqa: D301  # the mark is click's
     if not program:
         context.fail("no program given: expected constellation run prog.py ARGS, or constellation run -m module ARGS")
     if not as_module and not os.path.exists(program):

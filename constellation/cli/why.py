@@ -17,12 +17,18 @@ UNREACHABLE = 3
 @click.argument("wanted", required=False, metavar="[PID_OR_PROGRAM]")
 @click.pass_context
 def why(context: click.Context, *, wanted: str | None) -> None:
-    r"""Show what each process of a running program waits for: on whom, since when, at which line.
+    """Show what each process of a running program waits for: on whom, since when, at which line.
 
-    The same that the quit key (Ctrl-\) shows in the program's own terminal. PID_OR_PROGRAM is the OS pid of the program or
+    The same that the quit key (Ctrl-\\) shows in the program's own terminal. PID_OR_PROGRAM is the OS pid of the program or
     of one of its processes, the name of its file, or the first digits of its first Pid. It may be left out where one
     program of yours runs on this computer.
-    """
+
+    \b
+    Example:
+        constellation why prog.py
+
+    Exit codes: 0 shown, 2 wrong use or several that are meant, 3 no such program runs here.
+    """  # noqa: D301  # the mark is click's
     try:
         found, silent = find(wanted)
         if len(found) > 1:

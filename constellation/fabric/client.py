@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from constellation.core import events, trunk
 from constellation.core.address import Address
-from constellation.core.errors import ConstellationError, DeployError
+from constellation.core.errors import ConstellationError, DeployError, UsageError
 from constellation.core.output import Renderer
 from constellation.core.preamble import Purpose
 from constellation.core.role import BRIDGE, Role, check_role
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from constellation.fabric.credential import DeployerCredential
     from constellation.fabric.foreign import ForeignTransports
 
+WRONG_USE: Final = 2
 UNREACHABLE: Final = 3
 REFUSED: Final = 4
 INTERRUPTED: Final = 130
@@ -404,16 +405,20 @@ class Questioner:
         self._address = address
         self._credential = credential
 
-    def ask(self, kind: str, argument: str = "", *, limit_s: float | None = None) -> list[list[Any]]:
+    def ask(
+        self, kind: str, argument: str = "", *, limit_s: float | None = None, within_s: float | None = None
+    ) -> list[list[Any]]:
         """Blocks. Ask, and give the rows of the answer.
 
         Args:
             kind: What to ask.
             argument: About what.
             limit_s: How long to wait for the answer of a bridge that is there; None: as long as it takes.
+            within_s: How long to wait in all, for a fabric that is still forming too; None: as long as for any client.
 
         Raises:
             Unreachable: There is no answer; says which step failed.
+            UsageError: What was asked about is not there.
             ConstellationError: The answer is no.
         """
         found: list[Any] = []
@@ -437,6 +442,9 @@ class Questioner:
             lambda text: found.append(Unreachable(text)),
             self._foreign,
         )
+        if within_s is not None:
+            late = f"no answer from the bridge at {self._address} within {within_s:g} s"
+            self._loop.call_later(within_s, lambda: found.append(Unreachable(late)))
         while not found:
             self._loop.step(None)
         connection.close()
@@ -444,6 +452,6 @@ class Questioner:
         if isinstance(answer, Unreachable):
             raise answer
         if isinstance(answer, trunk.Refusal):
-            raise ConstellationError(answer.text)
+            raise (UsageError if answer.code == WRONG_USE else ConstellationError)(answer.text)
         rows: list[list[Any]] = answer.rows
         return rows
