@@ -97,12 +97,12 @@ def deploy(
         specification=specification,
         chunk=sent.chunk,
         is_detached=detach,
-        foreign=_foreign(loop, address, shared, "deploy"),
+        foreign=reaching(loop, address, shared, "deploy"),
     )
     _leave(client.run())
 
 
-def _foreign(loop: Any, address: Address, shared: Shared, command: str) -> Any:
+def reaching(loop: Any, address: Address, shared: Shared, command: str) -> Any:
     """What reaches a bridge whose address is a URL; None where it is none. Refuses one that no enabled plugin reaches."""
     if not address.url:
         return None
@@ -168,7 +168,7 @@ def _watch(bridge: str, name: str, credential: str | None, format_: str | None, 
         format_ or "human",
         deployment=deployment,
         is_following=is_following,
-        foreign=_foreign(loop, address, context.obj or Shared(), str(context.info_name)),
+        foreign=reaching(loop, address, context.obj or Shared(), str(context.info_name)),
     )
     _leave(client.run())
 
@@ -209,15 +209,20 @@ def logs(*, credential: str | None, format_: str | None, follow: bool, bridge: s
     _watch(bridge, deployment, credential, format_, is_following=follow)
 
 
-def _ask(bridge: str, credential: str | None, kind: str, argument: str = "") -> list[list[Any]]:
+def ask_bridge(
+    bridge: str, credential: str | None, kind: str, argument: str = "", limit_s: float | None = None
+) -> list[list[Any]]:
+    """Ask the bridge, and give the rows of its answer; who is told no, or not at all, leaves here."""
     from constellation.fabric.client import Questioner
     from constellation.fabric.loop import Loop
 
     address = parse_address(bridge)
     context, loop = click.get_current_context(), Loop()
-    foreign = _foreign(loop, address, context.obj or Shared(), str(context.info_name))
+    foreign = reaching(loop, address, context.obj or Shared(), str(context.info_name))
     try:
-        return Questioner(loop, address, _credential(credential, address.is_loopback), foreign).ask(kind, argument)
+        return Questioner(loop, address, _credential(credential, address.is_loopback), foreign).ask(
+            kind, argument, limit_s=limit_s
+        )
     except UsageError:
         raise
     except ConstellationError as error:
@@ -243,7 +248,7 @@ def nodes(*, credential: str | None, bridge: str) -> None:
 
     Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
-    _show(("NODE", "ADDRESS", "STATE", "MEMORY", "CORES", "LABELS", "VERSION"), _ask(bridge, credential, "nodes"))
+    _show(("NODE", "ADDRESS", "STATE", "MEMORY", "CORES", "LABELS", "VERSION"), ask_bridge(bridge, credential, "nodes"))
 
 
 @click.command()
@@ -259,7 +264,7 @@ def ps(*, credential: str | None, bridge: str) -> None:
     Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
     columns = ("DEPLOYMENT", "PROGRAM", "PROCESS", "FUNCTION", "NODE", "RESOURCES", "STATE")
-    _show(columns, _ask(bridge, credential, "ps"))
+    _show(columns, ask_bridge(bridge, credential, "ps"))
 
 
 @click.command()
@@ -275,7 +280,7 @@ def kill(*, credential: str | None, bridge: str, deployment: str) -> None:
 
     Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
-    _ask(bridge, credential, "kill", deployment)
+    ask_bridge(bridge, credential, "kill", deployment)
 
 
 @click.command()
@@ -291,7 +296,7 @@ def drain(*, credential: str | None, bridge: str, name: str) -> None:
 
     Exit codes: 0 done, 2 wrong use or no such deployment or node, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
-    _ask(bridge, credential, "drain", name)
+    ask_bridge(bridge, credential, "drain", name)
 
 
 COMMANDS = (deploy, attach, logs, nodes, ps, kill, drain)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,11 @@ import click
 
 from constellation.cli.completion import bridges_or_files, files
 from constellation.cli.daemons import state_folder
-from constellation.cli.options import shared_options
+from constellation.cli.deploy import ask_bridge, reaching
+from constellation.cli.options import Shared, shared_options
 from constellation.core import enabling, health
-from constellation.core.address import Address, parse_address
-from constellation.core.errors import ConstellationError, HandshakeError, UsageError
+from constellation.core.address import parse_address
+from constellation.core.errors import HandshakeError, UsageError
 from constellation.core.health import NOTE, OK, WRONG, Finding, NodeFacts, Tried
 
 if TYPE_CHECKING:
@@ -70,23 +70,19 @@ def doctor(
 
     Exit codes: 0 all is well, 1 something is wrong, 2 wrong use, 3 the bridge cannot be reached or refuses.
     """  # noqa: D301  # the mark is click's
+    shared = (context.obj or Shared()).joined(Shared(format_, plugins, plugin_options))
+    context.obj = shared
     if subject is None:
-        findings = _this_computer(
-            state, (credential, node_credential), ports, (*_before(context), *plugins), plugin_options
-        )
+        findings = _this_computer(state, (credential, node_credential), ports, shared)
     elif os.path.isfile(subject) or subject.endswith(".toml"):
-        findings = _file(subject, credential, node_credential)
+        findings = _file(subject, credential, node_credential, shared)
     else:
-        findings = _fabric(parse_address(subject), credential)
-    if as_json or format_ == "json":
+        findings = _fabric(subject, credential)
+    if as_json or shared.format == "json":
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         click.echo(report(findings, show_all=show_all))
     context.exit(0 if health.is_well(findings) else 1)
-
-
-def _before(context: click.Context) -> tuple[str, ...]:
-    return context.obj.plugins if context.obj is not None else ()
 
 
 def report(findings: Sequence[Finding], *, show_all: bool) -> str:
@@ -120,17 +116,16 @@ def _this_computer(
     state: str | None,
     credentials: tuple[str | None, str | None],
     ports: tuple[str, ...],
-    plugins: tuple[str, ...],
-    plugin_options: tuple[tuple[str, str], ...],
+    shared: Shared,
 ) -> list[Finding]:
     from constellation.fabric import checkup
 
     found = enabling.look(os.getcwd(), os.environ)
-    names = {**dict.fromkeys(plugins, "--plugin"), **{n: how for n, how in found.names.items() if n not in plugins}}
+    names = {**found.names, **dict.fromkeys(shared.plugins, "--plugin")}
     facts = checkup.look(
         state_folder(state),
         plugins=names,
-        options={**found.options_of(names), **dict(plugin_options)},
+        options={**found.options_of(names), **dict(shared.plugin_options)},
         ports=[parse_address(text) for text in ports],
     )
     deployer, node = credentials
@@ -138,21 +133,11 @@ def _this_computer(
     return health.judge_computer("here", facts)
 
 
-def _fabric(bridge: Address, credential: str | None) -> list[Finding]:
+def _fabric(bridge: str, credential: str | None) -> list[Finding]:
     from constellation.fabric import checkup
-    from constellation.fabric.client import Questioner
-    from constellation.fabric.credential import load_deployer
-    from constellation.fabric.loop import Loop
 
-    try:
-        loaded = load_deployer(credential, is_loopback=bridge.is_loopback)
-        rows = Questioner(Loop(), bridge, loaded).ask("doctor", limit_s=_LIMIT_S)
-    except UsageError:
-        raise
-    except ConstellationError as error:
-        click.echo(f"constellation: {error}", err=True)
-        sys.exit(3)
-    facts = {"credentials": [checkup.of_credential("deployer", loaded.path)]}
+    rows = ask_bridge(bridge, credential, "doctor", limit_s=_LIMIT_S)
+    facts = {"credentials": [checkup.of_credential("deployer", credential)]}
     return [*health.judge_computer("here", facts), *health.judge_fabric(*read_rows(rows))]
 
 
@@ -173,7 +158,7 @@ def read_rows(rows: Sequence[Sequence[Any]]) -> tuple[list[NodeFacts], list[Trie
     return nodes, absent, dials
 
 
-def _file(path: str, credential: str | None, node_credential: str | None) -> list[Finding]:
+def _file(path: str, credential: str | None, node_credential: str | None, shared: Shared) -> list[Finding]:
     from constellation.fabric import checkup
     from constellation.fabric.nodesfile import load
 
@@ -182,13 +167,14 @@ def _file(path: str, credential: str | None, node_credential: str | None) -> lis
         "credentials": [checkup.of_credential("node", node_credential), checkup.of_credential("deployer", credential)]
     }
     findings = [each for each in health.judge_computer("here", facts) if each.state != NOTE]
-    return findings + health.judge_file(_knock(file, credential, node_credential))
+    return findings + health.judge_file(_knock(file, credential, node_credential, shared))
 
 
-def _knock(file: NodesFile, credential: str | None, node_credential: str | None) -> list[Tried]:
+def _knock(file: NodesFile, credential: str | None, node_credential: str | None, shared: Shared) -> list[Tried]:
     """Try all addresses of a file at once."""
     from constellation.fabric.credential import load_deployer, load_node
     from constellation.fabric.knocking import Knocks
+    from constellation.fabric.loop import Loop
 
     def usable(load: Any, path: str | None) -> Any:
         try:
@@ -196,4 +182,10 @@ def _knock(file: NodesFile, credential: str | None, node_credential: str | None)
         except (UsageError, HandshakeError):
             return None  # what is wrong with it is a finding of its own
 
-    return Knocks(usable(load_node, node_credential), usable(load_deployer, credential)).run(file.nodes)
+    loop = Loop()
+    addresses = [each for entry in file.nodes for each in (entry.dialled, entry.bridge_bind) if each is not None]
+    foreign = None
+    for address in addresses:
+        if address.url:
+            foreign = reaching(loop, address, shared, "doctor")
+    return Knocks(loop, usable(load_node, node_credential), usable(load_deployer, credential), foreign).run(file.nodes)

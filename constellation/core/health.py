@@ -445,6 +445,8 @@ def judge_tried(tried: Tried) -> Finding:
 def mend_of(tried: Tried) -> str:
     """What mends a failed attempt."""
     host, _, port = tried.address.rpartition(":")
+    if "://" in tried.address:  # a plugin's transport leads there, and what lies between is not ours to know
+        host, port = tried.address, "443 or what the URL says"
     source, target = tried.source, tried.target
     on_source = "" if source == "here" else f"on {source}: "
     match tried.step:

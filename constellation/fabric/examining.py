@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from constellation.fabric.aside import Aside
     from constellation.fabric.daemon import Security
     from constellation.fabric.fabricmaster import NodeRecord
+    from constellation.fabric.foreign import ForeignTransports
     from constellation.fabric.loop import Loop
 
 NODE_S: Final = PROBE_S + 1.0
@@ -43,13 +44,22 @@ class Examiner:
         aside: Looks at the computer in a thread.
         security: The node's credential.
         look: Gathers the facts; may take a moment.
+        foreign: Reaches URLs.
     """
 
-    def __init__(self, loop: Loop, aside: Aside, security: Security, look: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        aside: Aside,
+        security: Security,
+        look: Callable[[], dict[str, Any]],
+        foreign: ForeignTransports | None = None,
+    ) -> None:
         self._loop = loop
         self._aside = aside
         self._security = security
         self._look = look
+        self._foreign = foreign
 
     def examine(
         self, order: trunk.Examine, capacity: Mapping[str, int | None], answer: Callable[[trunk.TrunkMessage], None]
@@ -62,7 +72,7 @@ class Examiner:
             answer: Takes the answer.
         """
         _Round(self._loop, order, answer).begin(
-            self._aside, self._security, lambda: {**self._look(), "capacity": dict(capacity)}
+            self._aside, self._security, lambda: {**self._look(), "capacity": dict(capacity)}, self._foreign
         )
 
 
@@ -79,7 +89,13 @@ class _Round:
         self._timer = loop.call_later(NODE_S, self._finish)
         self._is_over = False
 
-    def begin(self, aside: Aside, security: Security, look: Callable[[], dict[str, Any]]) -> None:
+    def begin(
+        self,
+        aside: Aside,
+        security: Security,
+        look: Callable[[], dict[str, Any]],
+        foreign: ForeignTransports | None,
+    ) -> None:
         """Do all of it at once."""
         aside.run(look, self._looked, lambda error: self._looked({"fault": f"{type(error).__name__}: {error}"}))
         context = security.context(server=False)
@@ -90,7 +106,8 @@ class _Round:
                 self._dials[at] = ["name", str(error), 0.0]
                 continue
             self._pending += 1
-            Probe(self._loop, address, security.keys[Purpose.DAEMON], context, self._keeper_of(at))
+            key, keep = security.keys[Purpose.DAEMON], self._keeper_of(at)
+            Probe(self._loop, address, key, context, keep, foreign=foreign)
 
     def _keeper_of(self, at: int) -> Callable[[Probed], None]:
         def probed(found: Probed) -> None:

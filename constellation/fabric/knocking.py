@@ -9,7 +9,6 @@ from constellation.core.health import Tried
 from constellation.core.preamble import KEY_BYTES, Purpose
 from constellation.core.role import NODE, Role
 from constellation.fabric.dialling import Dial
-from constellation.fabric.loop import Loop
 from constellation.fabric.probing import PROBE_S, Probe, Probed
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from constellation.core.address import Address
     from constellation.core.nodesfile import NodeEntry
     from constellation.fabric.credential import DeployerCredential, NodeCredential
+    from constellation.fabric.foreign import ForeignTransports
+    from constellation.fabric.loop import Loop
 
 _NAME: Final = "doctor"
 """In the certificate with which nodes are asked."""
@@ -29,14 +30,23 @@ class Knocks:
     """Attempts from here.
 
     Args:
+        loop: Where connections are watched.
         node: To speak to nodes as a node; None: no further than their ports.
         deployer: To speak to bridges; None: no further than their ports.
+        foreign: Reaches URLs.
     """
 
-    def __init__(self, node: NodeCredential | None, deployer: DeployerCredential | None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        node: NodeCredential | None,
+        deployer: DeployerCredential | None,
+        foreign: ForeignTransports | None = None,
+    ) -> None:
+        self._loop = loop
         self._node = node
         self._deployer = deployer
-        self._loop = Loop()
+        self._foreign = foreign
         self._tried: list[Tried] = []
         self._running = 0
 
@@ -53,7 +63,6 @@ class Knocks:
                 self._running += 1
                 waiting.pop()()
             self._loop.step(PROBE_S)
-        self._loop.close()
         return self._tried
 
     def _for_node(self, title: str, address: Address) -> Callable[[], object]:
@@ -62,14 +71,22 @@ class Knocks:
             return lambda: self._only_connect(title, address)
         context = node.context(Role(NODE, _NAME), server=False)
         key = node.preamble_keys[Purpose.DAEMON]
-        return lambda: Probe(self._loop, address, key, context, self._taker(title, address))
+        return lambda: Probe(self._loop, address, key, context, self._taker(title, address), foreign=self._foreign)
 
     def _for_bridge(self, title: str, address: Address) -> Callable[[], object]:
         deployer = self._deployer
         if deployer is None:
             return lambda: self._only_connect(title, address)
         key = deployer.preamble_keys[Purpose.DEPLOY]
-        return lambda: Probe(self._loop, address, key, deployer.context(), self._taker(title, address), is_bridge=True)
+        return lambda: Probe(
+            self._loop,
+            address,
+            key,
+            deployer.context(),
+            self._taker(title, address),
+            is_bridge=True,
+            foreign=self._foreign,
+        )
 
     def _taker(self, title: str, address: Address) -> Callable[[Probed], None]:
         def probed(found: Probed) -> None:
@@ -92,4 +109,4 @@ class Knocks:
             reason = text.partition(": ")[2] or text
             self._loop.call_later(0, lambda: self._take(Tried("here", title, str(address), dial.step, reason, 0.0)))
 
-        dial = Dial(self._loop, address, Purpose.DAEMON, bytes(KEY_BYTES), connected, failed)
+        dial = Dial(self._loop, address, Purpose.DAEMON, bytes(KEY_BYTES), connected, failed, foreign=self._foreign)

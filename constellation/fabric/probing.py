@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import ssl
 
     from constellation.core.address import Address
+    from constellation.fabric.foreign import ForeignTransports
     from constellation.fabric.loop import Loop
 
 PROBE_S: Final = 6.0
@@ -55,6 +56,7 @@ class Probe:
         context: For TLS, as a client.
         on_done: Called once, in a later turn of the loop.
         is_bridge: A bridge is dialled, with a deployer's credential; else a node, with a node's.
+        foreign: Reaches URLs.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Probe:
         on_done: Callable[[Probed], None],
         *,
         is_bridge: bool = False,
+        foreign: ForeignTransports | None = None,
     ) -> None:
         self._loop = loop
         self._context = context
@@ -77,7 +80,7 @@ class Probe:
         self._clock = 0.0
         self._timer = loop.call_later(PROBE_S, self._too_late)
         purpose = Purpose.DEPLOY if is_bridge else Purpose.DAEMON
-        self._dial = Dial(loop, address, purpose, key, self._connected, self._failed)
+        self._dial = Dial(loop, address, purpose, key, self._connected, self._failed, foreign=foreign)
 
     def _failed(self, text: str) -> None:
         # A dial may fail before it is there to be asked how far it came.

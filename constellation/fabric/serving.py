@@ -209,7 +209,7 @@ class Daemon:
             self._front = FrontDoor(loop, entrance, self._credential.preamble_keys, self._accepted, self._journal.write)
         self._keeper = keeper
         loop.watch(keeper, self._on_keeper)
-        self._node.examiner = Examiner(loop, Aside(loop), self._security, self._look)
+        self._node.examiner = Examiner(loop, Aside(loop), self._security, self._look, self._foreign)
         self._master: FabricMaster | None = None
         self._bridge: _BridgeChild | None = None
         self._inner: FrontDoor | None = None
