@@ -62,6 +62,7 @@ def deploy(
     the program's (see the tutorial), 130 after Ctrl-C, 2 wrong use, 3 bridge unreachable or refused, 4 the program was
     refused before it ran.
     """  # noqa: D301  # the mark is click's
+    from constellation.fabric import requirements
     from constellation.fabric.client import Client
     from constellation.fabric.loop import Loop
     from constellation.fabric.sending import collect, installation
@@ -71,6 +72,10 @@ def deploy(
     address = parse_address(bridge)
     try:
         sent = collect(program, as_module=as_module, in_place=in_place, note=_note)
+    except DeployError as error:
+        _refuse(error, 4)
+    try:
+        python = requirements.stated(sent.source, sent.script).python
     except DeployError as error:
         _refuse(error, 4)
     specification = Specification(
@@ -87,6 +92,7 @@ def deploy(
         settings=_settings(),
         is_forced=env_of_node,
         client=fields_of_installation(installation("here", shared.plugins)),
+        python=python,
     )
     loop = Loop()
     client = Client(

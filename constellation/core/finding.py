@@ -86,11 +86,15 @@ def refuse_unknown(names: Sequence[str]) -> None:
     Raises:
         PluginError: A name is neither a default nor an entry point.
     """
+    for name in absent(names):
+        raise PluginError(unknown("plugin", name, [*scan(), *DEFAULT_NAMES]))
+
+
+def absent(names: Sequence[str]) -> list[str]:
+    """Of the plugins of these names, those that are not installed; dotted ones may be the program's own modules."""
     plain = [name for name in names if "." not in name and name not in DEFAULT_NAMES]
     points = scan() if plain else {}
-    for name in plain:
-        if name not in points:
-            raise PluginError(unknown("plugin", name, [*points, *DEFAULT_NAMES]))
+    return [name for name in plain if name not in points]
 
 
 def refuse_different(stated: Sequence[Stated], here: Sequence[Stated], where: str) -> None:

@@ -7,7 +7,10 @@ What must be equal, and what may differ:
   program that is tried with 3.12 may use what 3.11 lacks. A patch level may differ;
 - **Python between two nodes** of one deployment: the minor version, whatever is stated, since functions travel as code;
 - **constellation**: may differ as long as the wire version is the same; that is noted;
-- **plugins** of the deployment: on the node, by name; versions may differ, that is noted;
+- **plugins** of the deployment, named by whoever deploys or by the program's own init(): on every node, by name. The version may
+  differ from the one where it is deployed from, where none of them runs, which is noted; between nodes it is the same;
+- **packages** that the program had imported when it came to its init(): on every node, or it does not come there; versions may
+  differ, that is noted;
 - **packages** that must come from the node and do not satisfy: refused. Others are installed.
 
 A refusal is a table with a column for each side, and the command that mends it.
@@ -66,6 +69,12 @@ class Fitting(NamedTuple):
     def fits(self) -> bool:
         """Whether the program may run there."""
         return not any(row.is_wrong for row in self.rows)
+
+    @property
+    def brief(self) -> str:
+        """What is wrong, in a few words."""
+        wrong = (row for row in self.rows if row.is_wrong)
+        return ", ".join(f"{row.what}: {row.second}, {self.titles[0]}: {row.first}" for row in wrong)
 
     def refusal(self, program: str) -> str:
         """The table and the commands, for the terminal."""
@@ -132,18 +141,109 @@ def fit(
     return Fitting((here.title, node.title), tuple(rows), tuple(notes), tuple(commands))
 
 
-def alike(first: Installation, other: Installation) -> Fitting:
-    """Hold two nodes of one deployment against each other: functions travel between them as code."""
+def alike(first: Installation, other: Installation, plugins: Sequence[str] = ()) -> Fitting:
+    """Hold two nodes of one deployment against each other: functions travel between them as code.
+
+    Args:
+        first: Where the program has come to its init().
+        other: Where more of it would run.
+        plugins: The deployment's, by name, the program's own ones too.
+    """
     wire = _wire(first, other)
     differs = first.python[:2] != other.python[:2]
-    rows = (wire, Row("Python", _version(first.python), _version(other.python), differs))
+    rows = [wire, Row("Python", _version(first.python), _version(other.python), differs)]
     commands = [_upgrade(first, other)] if wire.is_wrong else []
     if differs:
         commands.append(
-            f"start both nodes with the same Python, such as {first.python[0]}.{first.python[1]} on {other.title}; "
-            "or keep the program to nodes that are alike, with spawn(..., on=...)"
+            f"on {other.title}: start the node with Python {first.python[0]}.{first.python[1]}, as {first.title}"
         )
-    return Fitting((first.title, other.title), rows, (), tuple(commands))
+    found, mends = _plugins_between(first, other, plugins)
+    return Fitting((first.title, other.title), (*rows, *found), (), (*commands, *mends))
+
+
+def _plugins_between(first: Installation, other: Installation, plugins: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Both ends of a link run them: they must be the same."""
+    rows, commands = [], []
+    for name in plugins:
+        own, theirs = first.plugins.get(name), other.plugins.get(name)
+        if not own or own == theirs:  # a default, or a module that is the program's own and travels with it
+            continue
+        rows.append(Row(f"plugin {name}", own, theirs or "not installed", is_wrong=True))
+        package, _, version = own.partition(" ")
+        commands.append(f"on {other.title}: pip install {package}=={version}; then start the node again")
+    return rows, commands
+
+
+class Made(NamedTuple):
+    """What a program is when it has come to its init(), as its template says."""
+
+    plugins: tuple[tuple[str, str], ...]
+    """Name and "distribution version" of each plugin that is enabled, the program's own ones too."""
+    packages: tuple[tuple[str, str], ...]
+    """Name and version of what it had imported."""
+    transport: str = ""
+    """The name of its transport."""
+
+    @classmethod
+    def from_fields(cls, fields: Sequence[object]) -> Made:
+        """Read what a template, or a node, has said.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            plugins, packages, transport = fields
+            return cls(_pairs(plugins), _pairs(packages), str(transport))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not what a program is: {fields!r:.100}") from error
+
+    def to_fields(self) -> list[object]:
+        """The plain form."""
+        return [[list(pair) for pair in self.plugins], [list(pair) for pair in self.packages], self.transport]
+
+
+def _pairs(fields: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(fields, (list, tuple)):
+        raise TypeError("no list of pairs")
+    return tuple((str(name), str(value)) for name, value in fields)
+
+
+def same_program(first: str, expected: Made, title: str, made: Made) -> tuple[str, tuple[str, ...]]:
+    """Hold what a program is on a node against what it is where it was run first.
+
+    Args:
+        first: The name of that one.
+        expected: What it is there.
+        title: The name of this node.
+        made: What it is here.
+
+    Returns:
+        Why it is not the same program, empty where it is; and what differs and does not matter, one line each.
+    """
+    rows, commands = [], []
+    theirs = dict(made.plugins)
+    for name, own in expected.plugins:
+        if theirs.pop(name, None) != own:
+            there = dict(made.plugins).get(name, "not enabled")
+            rows.append(Row(f"plugin {name}", own or "a module", there or "a module", is_wrong=True))
+            package, _, version = own.partition(" ")
+            commands.append(f"on {title}: pip install {package}=={version}; then start the node again")
+    for name, other in theirs.items():
+        rows.append(Row(f"plugin {name}", "not enabled", other or "a module", is_wrong=True))
+        commands.append(f"have the program name the same plugins everywhere: it enables {name} on {title} only")
+    if expected.transport != made.transport:
+        rows.append(Row("transport", expected.transport, made.transport, is_wrong=True))
+        commands.append(
+            f"have the program choose the same transport everywhere: it chooses {made.transport} on {title}"
+        )
+    packages = dict(expected.packages)
+    notes = [
+        f"{name} is {packages[name]} on {first} and {version} on {title}"
+        for name, version in made.packages
+        if packages.get(name, version) != version
+    ]
+    fitting = Fitting((first, title), tuple(rows), (), tuple(commands))
+    return ("" if fitting.fits else fitting.refusal("the program")), tuple(notes)
 
 
 def _wire(first: Installation, other: Installation) -> Row:

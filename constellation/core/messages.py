@@ -188,6 +188,14 @@ class TemplateReady(NamedTuple):
     os_pid: int
     threads: int
     resources: list[Any]
+    made: list[Any] = []  # noqa: RUF012  # never changed; what the program is (`fitting.Made`)
+
+
+class Lacking(NamedTuple):
+    """template -> node, in place of `TemplateReady`: the program wants plugins that are not installed here."""
+
+    plugins: list[Any]
+    text: str
 
 
 class Register(NamedTuple):
@@ -306,7 +314,7 @@ Message: TypeAlias = (
     | LinkMade | Refused | Spawned | SpawnFailed | Exited | Closed
     | Fork | Forked | ForkFailed | Ended | TemplateReady
     | Register | Unregister | Whereis | Tie | Untie | Done | Found
-    | LongWaits | Unreachable | FarLink | Identity | PeerLost | Leaving | LinkLost | LinkCut
+    | LongWaits | Unreachable | FarLink | Identity | PeerLost | Leaving | LinkLost | LinkCut | Lacking
 )  # fmt: skip
 
 REQUESTS: Final = (Spawn, Watch, Kill, Register, Unregister, Whereis, Tie, Untie, Close)
@@ -322,7 +330,7 @@ CONTROL: Final = Schema(
         LinkMade, Refused, Spawned, SpawnFailed, Exited, Closed,
         Fork, Forked, ForkFailed, Ended, TemplateReady,
         Register, Unregister, Whereis, Tie, Untie, Done, Found,
-        LongWaits, Unreachable, FarLink, Identity, Leaving, LinkLost, PeerLost, LinkCut,
+        LongWaits, Unreachable, FarLink, Identity, Leaving, LinkLost, PeerLost, LinkCut, Lacking,
     ),
 )  # fmt: skip
 

@@ -11,10 +11,11 @@ A machine without I/O: each call returns effects, which the driver carries out i
    that could hold them leave. Without any node, demands wait.
 5. Free memory and custom amounts never fall below zero. A process that waits may lend its cpu share, never its memory;
    it takes it back at once, and if others have it by then, the node's cores are over-committed: none is free.
-6. A scheduler that raises, or names a node that does not exist or is full, costs the demand that it was asked for, and
+6. Nodes that do not fit the program of a deployment are left out for its demands: as if they were not there.
+7. A scheduler that raises, or names a node that does not exist or is full, costs the demand that it was asked for, and
    nothing else: that is refused with "PluginError". One that raises when it is told of a change has missed it, and is
    not asked any more.
-7. Not limited (a plain local run): every demand is placed at once on the first node, and only counted.
+8. Not limited (a plain local run): every demand is placed at once on the first node, and only counted.
 
 Equal demands wait in one line, so that a release costs a question to the scheduler per distinct demand, and at most
 `LOOK_AHEAD` of these, however long the queue is.
@@ -193,6 +194,8 @@ class Placement:
         self._order: list[tuple[int, _Line]] = []
         # Distinct capacities, with the nodes that have each: what a refusal looks at.
         self._capacities: dict[Resources, dict[int, None]] = {}
+        self._left_out: dict[int, set[int]] = {}
+        """By the number of a deployment, the nodes that do not fit it."""
         self._now = 0.0
         self._arrived = 0
         self._lent = 0
@@ -215,6 +218,8 @@ class Placement:
         node = self._nodes.pop(node_id, None)
         if node is None:
             return []
+        for left_out in self._left_out.values():
+            left_out.discard(node_id)
         if not node.is_draining:
             self._forget_capacity(node)
             self._tell("node_removed", node_id)
@@ -245,6 +250,21 @@ class Placement:
         self._forget_capacity(node)
         self._tell("node_removed", node_id)
         return [*self._refuse_infeasible(), *self._fill(now)]
+
+    def leave_out(self, deployment: int, node_id: int, now: float = 0.0) -> list[Effect]:
+        """Place no demand of a deployment on a node any more; what it holds there stays. The node may be about to join.
+
+        Args:
+            deployment: The number in the `Where` of its demands.
+            node_id: The node.
+            now: Seconds, as for `submit`.
+        """
+        self._left_out.setdefault(deployment, set()).add(node_id)
+        return [*self._refuse_infeasible(), *self._fill(now)]
+
+    def forget_deployment(self, deployment: int) -> None:
+        """A deployment is over."""
+        self._left_out.pop(deployment, None)
 
     def held_on(self, node_id: int) -> Resources:
         """What is held on a node, without the shares that are lent."""
@@ -425,7 +445,7 @@ class Placement:
             raise PluginError(f"scheduler {self._scheduler.name!r} placed {demand} on node {node_id!r}: {known}")
         if head is not None:
             is_aged = head.passed >= PASSES or self._now - head.since >= AGED_S
-            if is_aged and head.line.demand <= node.capacity and node.fulfils(head.line.where):
+            if is_aged and head.line.demand <= node.capacity and self._fulfils(node, head.line.where):
                 return None
             head.passed += 1
             self._passed += 1
@@ -435,14 +455,24 @@ class Placement:
         if self._broken:
             raise PluginError(self._broken)
         try:
-            if where is ANYWHERE or where == ANYWHERE:
-                return self._scheduler.place(demand)
-            allowed = [node.id for node in self._nodes.values() if node.fulfils(where) and not node.is_draining]
+            if where is ANYWHERE or where.is_anywhere:
+                node_id = self._scheduler.place(demand)
+                # Where it has no room at all, or chooses one that fits, there is no need to look at each node.
+                if node_id is None or node_id not in self._left_out.get(where.deployment, ()):
+                    return node_id
+            allowed = [node.id for node in self._nodes.values() if self._fulfils(node, where) and not node.is_draining]
             if not allowed:
                 return None
             return place_among(self._scheduler, demand, allowed, where.node_id, self._view_of)
         except (Exception, SystemExit) as error:  # the border to foreign code
             raise PluginError(self._say_raised(error, "place")) from error
+
+    def _fulfils(self, node: _Node, where: Where) -> bool:
+        return node.fulfils(where) and node.id not in self._left_out.get(where.deployment, ())
+
+    def _is_for_all(self, where: Where) -> bool:
+        """Whether every node comes into question."""
+        return where is ANYWHERE or (where.is_anywhere and not self._left_out.get(where.deployment))
 
     def _view_of(self, node_id: int) -> NodeView | None:
         node = self._nodes.get(node_id)
@@ -524,8 +554,8 @@ class Placement:
         """Whether some node could hold the demand if it were empty, or nothing is known that speaks against it."""
         if not self._limited or not self._capacities:
             return True
-        if where != ANYWHERE:
-            nodes = (node for node in self._nodes.values() if node.fulfils(where) and not node.is_draining)
+        if not self._is_for_all(where):
+            nodes = (node for node in self._nodes.values() if self._fulfils(node, where) and not node.is_draining)
             return any(demand <= node.capacity for node in nodes)
         return any(demand <= capacity for capacity in self._capacities)
 
@@ -544,7 +574,7 @@ class Placement:
         return RefusedDemand(demand_id, kind, text)
 
     def _say_infeasible(self, demand: Resources, where: Where) -> str:
-        if where != ANYWHERE:
+        if not self._is_for_all(where):
             return self._say_nowhere(demand, where)
         have = [_amounts(capacity) for capacity in self._capacities]
         short = "mem"
@@ -557,12 +587,17 @@ class Placement:
         return f"cannot place {demand}: largest node{by} has {node.capacity} ({node.name}); ask for less or add a node"
 
     def _say_nowhere(self, demand: Resources, where: Where) -> str:
-        fulfilling = [node for node in self._nodes.values() if node.fulfils(where) and not node.is_draining]
+        asked = [node for node in self._nodes.values() if node.fulfils(where) and not node.is_draining]
+        fulfilling = [node for node in asked if self._fulfils(node, where)]
+        said = f"cannot place {demand} {where}".rstrip()
         if fulfilling:
             node = max(fulfilling, key=lambda each: (each.capacity.mem, each.capacity.cpu_millionths))
-            return f"cannot place {demand} {where}: the largest such node has {node.capacity} ({node.name})"
+            such = "such node" if len(asked) == len(fulfilling) else "node that the program fits"
+            return f"{said}: the largest {such} has {node.capacity} ({node.name})"
+        if asked:
+            return f"{said}: the program does not fit {', '.join(node.name for node in asked[:8])}"
         names = ", ".join(node.name for node in list(self._nodes.values())[:8])
-        return f"cannot place {demand} {where}: there is no such node among {names}"
+        return f"{said}: there is no such node among {names}"
 
     def _say_full(self, demand: Resources) -> str:
         if not self._nodes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import reprlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 from constellation.core.bundle import path_problem
@@ -96,3 +97,8 @@ def installation_of(title: str, fields: Any) -> Installation:
         return Installation(title, python, int(wire), str(version), {str(name): str(text) for name, text in plugins})
     except (ValueError, TypeError) as error:
         raise ValueError(f"not an installation: {reprlib.repr(fields)}") from error
+
+
+def shown(program: Sequence[Any]) -> str:
+    """The program in a line for people, without its arguments."""
+    return " ".join(map(str, program[:2] if program[0] == "-m" else program[:1]))

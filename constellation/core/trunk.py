@@ -86,6 +86,8 @@ class Reached(NamedTuple):
 
     resources: list[Any]
     output: bytes
+    made: list[Any]
+    """What the program is there (`fitting.Made`)."""
 
 
 class Missed(NamedTuple):
@@ -101,11 +103,29 @@ class Took(NamedTuple):
     size: int
 
 
+class Unfit(NamedTuple):
+    """The program cannot run on this node, though it may on others: nothing of it has run here beyond its init()."""
+
+    text: str
+    """Why, with what mends it."""
+    plugins: list[Any]
+    """Names of those that it wants and that are not here; the reason, where there are any."""
+
+
 # -- STATION, downward: what the coordinator wants of a computer -------------------------------------------------------
 
 
 class Recce(NamedTuple):
     """Run the program up to its init(), and say with `Reached` what that asks for."""
+
+
+class Like(NamedTuple):
+    """The program must be here what it is on the node where it came to its init() first; before the first `Start`."""
+
+    node: str
+    """The name of that node."""
+    made: list[Any]
+    """As in `Reached`."""
 
 
 class Start(NamedTuple):
@@ -223,7 +243,7 @@ class Grouped(NamedTuple):
 StationMessage: TypeAlias = (
     Said | Began | NotBegun | Over | Wrote | NotLinked | Words | Reached | Missed | Took
     | Recce | Start | Tell | Pair | Dial | Ask | SignalTo | KillNow | Input | Insist | Dialled | Lease | Meet
-    | Grouped
+    | Grouped | Unfit | Like
 )  # fmt: skip
 
 STATION: Final = Schema(
@@ -231,7 +251,7 @@ STATION: Final = Schema(
     (
         Said, Began, NotBegun, Over, Wrote, NotLinked, Words, Reached, Missed, Took,
         Recce, Start, Tell, Pair, Dial, Ask, SignalTo, KillNow, Input, Insist, Dialled, Lease, Meet,
-        Grouped,
+        Grouped, Unfit, Like,
     ),
 )  # fmt: skip
 
@@ -271,6 +291,8 @@ class Join(NamedTuple):
     clock: float
     master: bytes
     """Which master it was in last, by its `Welcome`; empty: none."""
+    installation: list[Any]
+    """Python, wire version, version, and all plugins that are installed (`specification.fields_of_installation`)."""
 
 
 class Welcome(NamedTuple):
@@ -480,6 +502,8 @@ class Specification(NamedTuple):
     """Whether the node's own Python is used as it is (``--env-of-node``)."""
     client: list[Any]
     """The installation that it is deployed from: Python's three numbers, wire version, version, pairs of plugin and version."""
+    python: str
+    """What the program states of Python, such as ``>=3.11``; empty: nothing."""
 
 
 # -- BRIDGE and CLIENT -------------------------------------------------------------------------------------------------

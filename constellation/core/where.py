@@ -44,6 +44,8 @@ class Where(NamedTuple):
     """Those that it must not be."""
     is_torn: bool = False
     """Whether two conditions exclude each other, so that no node fulfils them."""
+    deployment: int = 0
+    """The number of a deployment to which some nodes do not fit (`Placement.leave_out`); 0: they fit all."""
 
     def allows(self, node_id: int, name: str, labels: Sequence[tuple[str, str]]) -> bool:
         """Whether a node fulfils the conditions."""
@@ -54,6 +56,11 @@ class Where(NamedTuple):
             and node_id not in self.away
             and all(label in labels for label in self.labels)
         )
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether nothing was said by the program."""
+        return self[:-1] == ANYWHERE[:-1]
 
     def __str__(self) -> str:
         parts = [] if self.name is None else [f"on node {self.name}"]

@@ -570,6 +570,33 @@ class Coordinator:
             self._wish_again(member.wish)
         self._on_change()
 
+    def place_again(self, computer: Computer, reason: str) -> Member | None:
+        """A computer cannot run the program: what it was told to start, and has not, is placed elsewhere.
+
+        Args:
+            computer: Which one; nothing may be placed on it any more.
+            reason: For who waits for a process that nobody can start elsewhere.
+
+        Returns:
+            The first process, where it is among them: as if it had never been, and the caller's to place.
+        """
+        first = None
+        waiting = [member for member in self._living.values() if member.computer is computer and not member.is_ready]
+        for member in waiting:
+            if member is self.first:
+                first, self.first = member, None
+            elif member.wish is None or not member.wish.spawner.is_alive:
+                self.failed(member.key, reason)
+                continue
+            member.is_alive = False
+            del self._living[member.key]
+            self._release(member)
+        for member in waiting:
+            if member.wish is not None and not member.is_alive and member.spawner is not None:
+                wish, member.wish = member.wish, None
+                self._wish_again(wish)
+        return first
+
     def _tell_peers_of_loss(self, member: Member, status: ExitStatus) -> None:
         """No end of a link comes from a computer that is cut off or dead: who is linked with its processes is told."""
         for key in member.peers:

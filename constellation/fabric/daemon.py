@@ -68,6 +68,8 @@ class Settings(NamedTuple):
     """For its files."""
     version: str
     """Of this package."""
+    installation: list[Any]
+    """What this Python has, for `Join`."""
     joins: Address | None = None
     """Where a node that can only dial out dials the master."""
 
@@ -260,6 +262,7 @@ class NodeDaemon:
                 [[deployment, cause] for deployment, (cause, _) in self._gone_parts.items()],
                 time.time(),
                 self._master,
+                self.settings.installation,
             )
         )
 
@@ -275,6 +278,10 @@ class NodeDaemon:
             if part.deployment in message.adopted:
                 for inventory in part.ledger.inventory(part.deployment):
                     self._send(inventory)
+                like = part.ledger.like
+                if like is not None:
+                    like = like._replace(node=like.node or self.settings.name)
+                    self._up(part, Kept(0, trunk.STATION.fields_of(like), b""))
                 for said, payload in part.ledger.said():
                     self._up(part, Kept(0, trunk.STATION.fields_of(said), payload))
             for kept in part.kept:
@@ -345,8 +352,15 @@ class NodeDaemon:
         self._by_os_pid[part.os_pid] = part
 
     def _fail(self, part: Part, text: str) -> None:
-        """It cannot run here: said as if its program had not come to its init(), and nothing could be started."""
-        if not part.is_over:
+        """It cannot run here: said as if its program had not come to its init(), and nothing could be started.
+
+        Where that is because it does not fit this node, it is the master's to find another one.
+        """
+        if not part.is_over and part.is_unfit:
+            part.tell(trunk.Unfit(text, []))
+            part.living.clear()
+            self._gone(part, text)
+        elif not part.is_over:
             part.tell(trunk.Missed(text, b""))
             for key in list(part.living):
                 part.tell(trunk.NotBegun(key, text))

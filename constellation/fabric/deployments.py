@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from constellation.core import events, messages, trunk
+from constellation.core.fitting import Made
 from constellation.core.lifecycle import Ending, EndingEvent, Interrupted, Lost, Terminated
 from constellation.core.output import run_exit_code
 from constellation.core.pid import Pid
@@ -23,13 +24,16 @@ from constellation.core.placement import Displaced, Effect, Placed, Queued, Refu
 from constellation.core.relaying import Order as RelayOrder
 from constellation.core.resources import Resources
 from constellation.core.settings import GRACE
+from constellation.core.specification import shown
 from constellation.core.status import ExitStatus
 from constellation.fabric.books import Member
 from constellation.fabric.computer import Order, Room
 from constellation.fabric.coordinator import Coordinator
+from constellation.fabric.fits import Fits, Reason
 from constellation.fabric.why import Why
 
 if TYPE_CHECKING:
+    from constellation.core.fitting import Installation
     from constellation.core.messages import Message
     from constellation.core.trunk import Specification
     from constellation.fabric.computer import Computer
@@ -175,6 +179,22 @@ class FabricRoom(Room, Protocol):
 
     def forget(self, node_id: int) -> None:
         """A node has gone: if it comes back it is another computer."""
+        ...
+
+    def installations(self) -> dict[int, Installation]:
+        """What the nodes have, by number."""
+        ...
+
+    def leave_out(self, node_id: int, now: float) -> list[Effect]:
+        """Place nothing more of this deployment on a node, which may be about to join."""
+        ...
+
+    def close_part(self, node_id: int) -> None:
+        """End what there is of this deployment on a node."""
+        ...
+
+    def over(self) -> None:
+        """The deployment has ended."""
         ...
 
     def take_up(self, demand_id: int, demand: Resources, node_id: int) -> bool:
@@ -339,6 +359,11 @@ class Deployment:
             ways.news,
             specification.program,
         )
+        self._fits = Fits(specification, shown(specification.program))
+        self._like: trunk.Like | None = None
+        """What the program is where it came to its init(); None: it has not."""
+        self._told: set[int] = set()
+        """The nodes that know it."""
         self.room = ways.room(self)
         self.coordinator = Coordinator(loop, self.room, self.events, self.grace, self._on_change, self.say)
         self._why = self.coordinator.why = Why(loop, self.coordinator, lambda: (self._relayed_ways(), {}), self.say)
@@ -354,7 +379,12 @@ class Deployment:
     # Beginning
 
     def begin(self) -> None:
-        """Place the recce."""
+        """Place the recce, on a node that the program fits."""
+        self._judge_all()
+        self._submit_recce()
+
+    def _submit_recce(self) -> None:
+        self._recce_node = 0
         self._carry_out(self.room.submit(self._recce, Resources(), self._loop.now(), wait=True))
 
     def owns(self, number: int) -> bool:
@@ -381,16 +411,97 @@ class Deployment:
                     self.refuse(text, REFUSED)
                 case Displaced(number, _) if number == self._recce:
                     self._recce = self.room.next_number()
-                    self.begin()
+                    self._submit_recce()
                 case Displaced() | Queued():
                     pass
 
-    def _reached(self, resources: Resources, output: bytes) -> None:
+    # Which nodes fit
+
+    def node_joins(self, node_id: int, installation: Installation) -> None:
+        """A node is about to join."""
+        if not self.is_over:
+            self._judge(node_id, installation)
+
+    def node_leaves(self, node_id: int) -> None:
+        """A node has gone; if it comes back it may have been mended."""
+        self._fits.left_out.pop(node_id, None)
+
+    def _judge_all(self) -> None:
+        for node_id, installation in self.room.installations().items():
+            self._judge(node_id, installation)
+
+    def _judge(self, node_id: int, installation: Installation) -> None:
+        reason = self._fits.judge(installation)
+        if reason is not None:
+            self._leave_out(node_id, reason)
+
+    def _leave_out(self, node_id: int, reason: Reason) -> None:
+        if node_id not in self._fits.left_out:
+            self._fits.left_out[node_id] = reason
+            self.carry_out(self.room.leave_out(node_id, self._loop.now()))
+
+    def prepared(self, effect: Effect) -> Effect:
+        """An effect that is about to be carried out: its node is told what the program is, a refusal says what does not fit."""
+        match effect:
+            case Placed(_, node_id) if self._like is not None and node_id not in self._told:
+                self._told.add(node_id)
+                self.room.computer(node_id).send(self._like)
+            case RefusedDemand(_, "Infeasible", text):
+                return effect._replace(text=self._fits.explained(text, self.room.installations()))
+            case _:
+                pass
+        return effect
+
+    def _unfit(self, node_id: int, text: str, plugins: list[Any]) -> None:
+        """A node has found that the program cannot run there."""
+        installations = self.room.installations()
+        title = self.room.name_of(node_id)
+        if plugins:
+            self._fits.wants(map(str, plugins), installations.values())
+            self._judge_all()
+        if not plugins or node_id not in self._fits.left_out:
+            self._leave_out(node_id, Reason(title, text, text.partition("\n")[0]))
+        if self.is_over:
+            return
+        self._told.discard(node_id)
+        if self._recce and self._recce_node == node_id:
+            self._release_recce()
+            self.room.close_part(node_id)
+            self._recce = self.room.next_number()
+            self._submit_recce()
+            return
+        self.say(f"constellation: {title} is left out: {self._fits.left_out[node_id].text}\n")
+        computer = self.room.computer(node_id)
+        first = self.coordinator.place_again(computer, text)
+        if not any(member.computer is computer for member in self.coordinator.living):
+            self.events.forget_node(node_id)
+            self.room.close_part(node_id)
+        if first is not None:
+            self._submit_first()
+
+    def _reached(self, node_id: int, resources: Resources, output: bytes, made: list[Any]) -> None:
         """The recce says what the program asks for."""
         if not self._recce or self.is_over:
             return
         self._asked, self._first_output = resources, output
+        self._know(trunk.Like(self.room.name_of(node_id), made))
+        self._told.add(node_id)
+        left_out = self._fits.in_a_line()
+        if left_out:
+            self.say(f"constellation: nodes that the program does not fit are left out: {left_out}\n")
         self._release_recce()
+        self._submit_first()
+
+    def _know(self, like: trunk.Like) -> None:
+        """This is what the program is: nodes that cannot run the same are left out."""
+        self._like = like
+        found = self.room.installations().values()
+        home = next((each for each in found if each.title == like.node), None)
+        self._fits.reached(home, Made.from_fields(like.made))
+        self._judge_all()
+
+    def _submit_first(self) -> None:
+        resources = self._asked
         self._first = self.room.next_number()
         self.carry_out(self.room.submit(self._first, resources, self._loop.now(), wait=True))
 
@@ -457,9 +568,9 @@ class Deployment:
         member.is_alive = False
         return member
 
-    def replay(self, message: trunk.StationMessage, payload: bytes) -> None:
+    def replay(self, node_id: int, message: trunk.StationMessage, payload: bytes) -> None:
         """Hear once more what a process had said to the former master."""
-        self._handle(message, payload)
+        self._handle(node_id, message, payload)
 
     # What the nodes say
 
@@ -467,11 +578,11 @@ class Deployment:
         """Handle what a node has told of this deployment."""
         self.events.handling(node_id, number)
         try:
-            self._handle(message, payload)
+            self._handle(node_id, message, payload)
         finally:
             self.events.handled(node_id, number)
 
-    def _handle(self, message: trunk.StationMessage, payload: bytes) -> None:
+    def _handle(self, node_id: int, message: trunk.StationMessage, payload: bytes) -> None:
         coordinator = self.coordinator
         match message:
             case trunk.Wrote(key, fd, data, when):
@@ -502,8 +613,12 @@ class Deployment:
                 self.say(text)
             case trunk.Took(size):
                 self.events.write(["took", size])
-            case trunk.Reached(resources, output):
-                self._reached(Resources.from_fields(resources), output)
+            case trunk.Reached(resources, output, made):
+                self._reached(node_id, Resources.from_fields(resources), output, made)
+            case trunk.Unfit(text, plugins):
+                self._unfit(node_id, text, plugins)
+            case trunk.Like() if self._like is None:
+                self._know(message)
             case trunk.Missed(text, output):
                 self._missed(text, output)
             case _:
@@ -530,6 +645,7 @@ class Deployment:
 
     def node_lost(self, node_id: int, reason: str) -> None:
         """A node has gone, with all that it ran of this deployment."""
+        self._told.discard(node_id)
         if self._recce and self._recce_node == node_id:
             self._recce_node = 0  # the placement machine displaces it
         self.events.forget_node(node_id)
@@ -540,6 +656,7 @@ class Deployment:
         if self._recce and self._recce_node == node_id:
             self._missed(reason, b"")
             return
+        self._told.discard(node_id)
         self.events.forget_node(node_id)
         self.coordinator.computer_lost(self.room.computer(node_id), reason)
 

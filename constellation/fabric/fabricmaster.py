@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from constellation.core import events, trunk
 from constellation.core.contracts import NodeView
 from constellation.core.errors import DeployError
+from constellation.core.fitting import Installation
 from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Placement, Queued, RefusedDemand
 from constellation.core.resources import Resources, format_amount, format_mem
+from constellation.core.specification import installation_of
 from constellation.core.status import ExitStatus
 from constellation.core.trunk import Specification
 from constellation.core.where import ANYWHERE, Where
@@ -83,6 +85,8 @@ class NodeRecord:
         self.version = ""
         self.instance = b""
         """Which daemon it is, where it has dialled."""
+        self.installation = Installation(view.name, (0, 0, 0), 0, "", {})
+        """What its Python has."""
 
     @property
     def name(self) -> str:
@@ -102,6 +106,8 @@ class Share:
         self._master = master
         self._deployment = deployment
         self._computers: dict[int, RemoteComputer] = {}
+        master.shares += 1
+        self._number = master.shares
 
     @property
     def placement(self) -> Placement:
@@ -139,6 +145,23 @@ class Share:
         """A node has gone: if it comes back it is another computer."""
         self._computers.pop(node_id, None)
 
+    def installations(self) -> dict[int, Installation]:
+        """What the nodes have."""
+        return {number: record.installation for number, record in self._master.nodes.items()}
+
+    def leave_out(self, node_id: int, now: float) -> list[Effect]:
+        """Place nothing more of this deployment on a node, which may be about to join."""
+        return self._mine(self.placement.leave_out(self._number, node_id, now))
+
+    def close_part(self, node_id: int) -> None:
+        """End what there is of this deployment on a node."""
+        self._master.close_part(node_id, self._deployment.name)
+        self.forget(node_id)
+
+    def over(self) -> None:
+        """The deployment has ended."""
+        self.placement.forget_deployment(self._number)
+
     def uses(self, node_id: int) -> bool:
         """Whether something of this deployment was ordered there."""
         return node_id in self._computers
@@ -152,6 +175,7 @@ class Share:
         self, demand_id: int, demand: Resources, now: float, *, wait: bool, where: Where = ANYWHERE
     ) -> list[Effect]:
         """Ask for room."""
+        where = where._replace(deployment=self._number)
         return self._mine(self.placement.submit(demand_id, demand, wait, now, where))
 
     def released(self, demand_id: int, now: float) -> list[Effect]:
@@ -179,7 +203,7 @@ class Share:
         for effect in effects:
             owner = self._master.owners.get(effect.demand_id)
             if owner is self._deployment:
-                mine.append(effect)
+                mine.append(self._deployment.prepared(effect))
             elif owner is not None:
                 self._master.carry_out([effect])
         return mine
@@ -224,6 +248,7 @@ class FabricMaster:
         """What relays links; set by the daemon that both are in."""
         self.placement = Placement(scheduler, limited=True)
         self.count = 0
+        self.shares = 0
         self.owners: dict[int, Deployment] = {}
         self.deployments: dict[bytes, Deployment] = {}
         self.lease = lease
@@ -369,6 +394,9 @@ class FabricMaster:
         view = NodeView(node_id, message.name, capacity, capacity, labels)
         record = NodeRecord(view, message.address if address is None else address, connection, self._loop.now())
         record.version = message.version
+        record.installation = installation_of(message.name, message.installation)
+        for deployment in list(self.deployments.values()):
+            deployment.node_joins(node_id, record.installation)
         self.nodes[node_id] = record
         self.carry_out(self.placement.node_joined(view, self._loop.now()))
         self._log(f"node {node_id} {message.name!r} at {record.address or 'no address'} joined, with {capacity}")
@@ -397,6 +425,7 @@ class FabricMaster:
             self._loop.call_later(0, record.on_lost)
         effects = self.placement.node_left(record.id, self._loop.now())
         for deployment in list(self.deployments.values()):
+            deployment.node_leaves(record.id)
             if deployment.rebuild is not None:
                 deployment.rebuild.part_gone(record.id, f"node {record.name} lost: {reason}")
             elif deployment.room.uses(record.id):
@@ -505,7 +534,7 @@ class FabricMaster:
             if isinstance(effect, RefusedDemand | Displaced):
                 self.owners.pop(effect.demand_id, None)
             if not isinstance(effect, Queued):
-                deployment.carry_out([effect])
+                deployment.carry_out([deployment.prepared(effect)])
 
     # What deployments want
 
@@ -562,6 +591,12 @@ class FabricMaster:
         if record is not None:
             self._send(record, trunk.Acked(name, number))
 
+    def close_part(self, node_id: int, name: bytes) -> None:
+        """End what there is of a deployment on a node."""
+        record = self.nodes.get(node_id)
+        if record is not None and record.lines.pop(name, None) is not None:
+            self._send(record, trunk.Shut(name))
+
     def over(self, deployment: Deployment) -> None:
         """A deployment has ended: its parts are closed; its events stay until the bridge has them."""
         for record in self.nodes.values():
@@ -572,6 +607,7 @@ class FabricMaster:
                 del self.owners[number]
         if self.relaying is not None:
             self.relaying.deployment_over(deployment.name)
+        deployment.room.over()
         first = deployment.coordinator.first
         if first is not None:
             self.news("deployment_ended", first=first.pid, code=deployment.code)

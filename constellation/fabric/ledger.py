@@ -55,12 +55,16 @@ class Ledger:
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.links: dict[tuple[bytes, bytes], int] = {}
+        self.like: trunk.Like | None = None
+        """What the program is; without a name where that was found out here."""
 
     def down(self, message: trunk.StationMessage) -> None:
         """Take note of what the coordinator wants."""
         match message:
             case trunk.Start():
                 self.entries[message.pid] = Entry(list(message._replace(payload=b"")))
+            case trunk.Like():
+                self.like = message
             case trunk.Tell(key, fields):
                 self._answered(key, messages.read(fields))
             case trunk.Pair(one, two, number):
@@ -95,6 +99,8 @@ class Ledger:
     def up(self, number: int, message: trunk.StationMessage, payload: bytes) -> None:
         """Take note of what has happened here."""
         match message:
+            case trunk.Reached(_, _, made):
+                self.like = trunk.Like("", made)
             case trunk.Said(key, fields):
                 entry = self.entries.get(key)
                 if entry is not None:

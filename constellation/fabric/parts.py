@@ -98,6 +98,8 @@ class Part:
         """Whom it runs as; None: as the daemon."""
         self.groups: PartGroups | None = None
         """Where root's daemon holds what processes of another user have asked for; None: that is the monitor process's."""
+        self.is_unfit = False
+        """Whether the program does not fit this node, while it may fit others."""
         self.words = bytearray()
         """What the monitor process itself has said on stderr: why it has ended."""
         self._loop = loop

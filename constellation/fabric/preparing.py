@@ -13,14 +13,14 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import constellation
 from constellation.core import trunk
 from constellation.core.errors import ConstellationError, DeployError
 from constellation.core.fitting import fit
-from constellation.core.specification import installation_of
+from constellation.core.specification import installation_of, shown
 from constellation.fabric import installing, requirements
 from constellation.fabric.accounts import acting_as, check_reach, launch_options
 from constellation.fabric.sending import installation
@@ -74,6 +74,10 @@ class _Look(NamedTuple):
     stated: Stated
     must_install: bool
     notes: tuple[str, ...]
+
+
+class _UnfitError(DeployError):
+    """The program does not fit this node."""
 
 
 class Preparation:
@@ -135,6 +139,7 @@ class Preparation:
         self._kit.aside.run(work, done, failed)
 
     def _failed(self, error: Exception) -> None:
+        self._part.is_unfit = isinstance(error, _UnfitError)
         if isinstance(error, (ConstellationError, ValueError)):
             self._fail(str(error))
         elif isinstance(error, KeyError):
@@ -289,7 +294,7 @@ class Preparation:
             lacks=unfit,
         )
         if not fitting.fits:
-            raise DeployError(fitting.refusal(shown(specification.program)))
+            raise _UnfitError(fitting.refusal(shown(specification.program)))
         return _Look(root, stated, bool(lacks) and not specification.is_forced, (*notes, *fitting.notes))
 
     def _looked(self, look: _Look) -> None:
@@ -391,8 +396,3 @@ class Preparation:
     def reaped(self) -> None:
         """The installation has been waited for."""
         self.os_pid = 0
-
-
-def shown(program: Sequence[Any]) -> str:
-    """The program in a line for people, without its arguments."""
-    return " ".join(map(str, program[:2] if program[0] == "-m" else program[:1]))

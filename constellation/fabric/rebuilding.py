@@ -83,7 +83,7 @@ class Rebuild:
             if held.number:
                 deployment.on_message(*held)
             else:
-                deployment.replay(held.message, held.payload)
+                deployment.replay(held.node_id, held.message, held.payload)
         deployment.taken_up(was_begun=bool(lost))
 
     def _members(self, deployment: Deployment) -> set[tuple[bytes, int]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import constellation
 from constellation.core.errors import DeployError, UsageError
-from constellation.core.finding import DEFAULT_NAMES, scan
+from constellation.core.finding import DEFAULT_NAMES, Found, scan
 from constellation.core.fitting import Installation
 from constellation.core.settings import WIRE_VERSION
 from constellation.fabric import bundle
@@ -31,6 +31,8 @@ class Sent(NamedTuple):
     """Folders for the end of sys.path, relative to the root."""
     manifest: list[Any]
     chunk: Callable[[bytes], bytes]
+    source: str
+    """Where the files are here."""
 
 
 def collect(program: str, *, as_module: bool, in_place: bool, note: Callable[[str], None]) -> Sent:
@@ -53,7 +55,7 @@ def collect(program: str, *, as_module: bool, in_place: bool, note: Callable[[st
     if in_place:
         here = os.getcwd()
         started = ["-m", program] if as_module else [_not_an_option(program)]
-        return Sent(started, place.program, place.root, here, list(place.search), [], _nothing)
+        return Sent(started, place.program, place.root, here, list(place.search), [], _nothing, place.root)
     files = bundle.collect(
         place.root,
         limit=bundle.bundle_limit(os.environ),
@@ -75,7 +77,16 @@ def collect(program: str, *, as_module: bool, in_place: bool, note: Callable[[st
         if place.module
         else [_not_an_option(os.path.relpath(place.program, place.cwd or os.curdir))]
     )
-    return Sent(started, place.program, "", place.cwd, list(place.search), [[*each] for each in outline.chunks], chunk)
+    return Sent(
+        started,
+        place.program,
+        "",
+        place.cwd,
+        list(place.search),
+        [[*each] for each in outline.chunks],
+        chunk,
+        place.root,
+    )
 
 
 def installation(title: str, plugins: Sequence[str]) -> Installation:
@@ -85,7 +96,6 @@ def installation(title: str, plugins: Sequence[str]) -> Installation:
         title: What to call it.
         plugins: The deployment's.
     """
-    major, minor, patch = sys.version_info[:3]
     plain = [name for name in plugins if "." not in name and name not in DEFAULT_NAMES]
     points = scan() if plain else {}
     found = {}
@@ -93,9 +103,27 @@ def installation(title: str, plugins: Sequence[str]) -> Installation:
         if name not in plain:
             found[name] = ""  # a default, or a module that may be the program's own
         elif name in points:
-            source = points[name][0].source
-            found[name] = f"{source.package} {source.version}" if source.package else ""
-    return Installation(title, (major, minor, patch), WIRE_VERSION, constellation.__version__, found)
+            found[name] = _package(points[name][0])
+    return _with(title, found)
+
+
+def whole_installation(title: str) -> Installation:
+    """What this Python has, with all plugins that are installed.
+
+    Args:
+        title: What to call it.
+    """
+    return _with(title, {name: _package(found[0]) for name, found in scan().items()})
+
+
+def _with(title: str, plugins: dict[str, str]) -> Installation:
+    major, minor, patch = sys.version_info[:3]
+    return Installation(title, (major, minor, patch), WIRE_VERSION, constellation.__version__, plugins)
+
+
+def _package(found: Found) -> str:
+    source = found.source
+    return f"{source.package} {source.version}" if source.package else ""
 
 
 def _not_an_option(path: str) -> str:

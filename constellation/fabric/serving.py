@@ -32,6 +32,7 @@ from constellation.core.plugins import Plugins, make_plugin_manager
 from constellation.core.preamble import Preamble, Purpose
 from constellation.core.resources import Resources
 from constellation.core.role import BRIDGE, NODE, Role, check_role
+from constellation.core.specification import fields_of_installation
 from constellation.fabric import checkup
 from constellation.fabric import keeper as keeping
 from constellation.fabric.accounts import Accounts
@@ -52,6 +53,7 @@ from constellation.fabric.loop import Loop
 from constellation.fabric.main import raise_file_limit
 from constellation.fabric.provision import Provision
 from constellation.fabric.relaying import Relaying
+from constellation.fabric.sending import whole_installation
 from constellation.fabric.signals import Signals, ended_children
 from constellation.fabric.usergroups import UserGroups
 
@@ -196,6 +198,7 @@ class Daemon:
                 tuple((key, value) for key, value in config["labels"]),
                 self._folder,
                 constellation.__version__,
+                fields_of_installation(whole_installation(name)),
                 joins,
             ),
             self._security,

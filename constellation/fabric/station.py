@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from constellation.core import messages, trunk
 from constellation.core.errors import ConstellationError
+from constellation.core.fitting import Made, same_program
 from constellation.core.pid import Pid
 from constellation.core.plugins import make_plugin_manager
 from constellation.fabric import cgroups, keeper
@@ -156,6 +157,8 @@ class Station:
             config["key"].encode(),
             config["authority"].encode(),
         )
+        self._plugins = plugins
+        self._transport: str | None = config["transport"]
         self._introduced: set[bytes] = set()
         self._monitor = Monitor(loop, self._wrote, lambda: not self._daemon.is_full)
         found = cgroups.find()
@@ -165,7 +168,7 @@ class Station:
             self,
             self._monitor,
             self._limits,
-            lambda: plugins.transport(config["transport"]),
+            lambda: self._plugins.transport(self._transport),
             config["node_id"],
             config["node"],
             resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -181,7 +184,9 @@ class Station:
             self._say,
             environment=config["environment"],
             borrowed=config["borrowed"],
+            on_unfit=lambda text, plugins: self.up(trunk.Unfit(text, plugins)),
         )
+        self._starter.on_made = self._made
         self._node.forks = self._starter
 
     def run(self) -> None:
@@ -266,9 +271,11 @@ class Station:
                 self._stdin.put(data)
             case trunk.Recce():
                 self._starter.reach(
-                    lambda resources, output: self.up(trunk.Reached(resources, output)),
+                    lambda resources, output, made: self.up(trunk.Reached(resources, output, made)),
                     lambda text, output: self.up(trunk.Missed(text, output)),
                 )
+            case trunk.Like(node, made):
+                self._starter.check = lambda own: self._compare(node, Made.from_fields(made), Made.from_fields(own))
             case trunk.Lease(seconds):
                 self._go_on_for(seconds)
             case trunk.Grouped(key, groups) if len(groups) == len(fds):
@@ -282,6 +289,27 @@ class Station:
             case _:
                 pass
         close_fds(fds)
+
+    def _compare(self, first: str, expected: Made, made: Made) -> str:
+        """Why the program is not here what it is on the node where it was run first; empty: it is."""
+        wrong, notes = same_program(first, expected, self._config["node"], made)
+        for note in notes:
+            self._say(f"constellation: {note}\n")
+        return wrong
+
+    def _made(self, fields: list[Any]) -> None:
+        """Pairs of link ends are made by the transport that the program has chosen, be it by its own init()."""
+        made = Made.from_fields(fields)
+        if self._transport is not None:
+            return
+        try:
+            if self._plugins.transport(None).name != made.transport:
+                names = [name for name, _ in made.plugins]
+                plugins = make_plugin_manager(names, self._config["plugin_options"], clock=time.monotonic)
+                plugins.transport(made.transport)
+                self._plugins, self._transport = plugins, made.transport
+        except ConstellationError as error:
+            self._say(f"constellation: links on this node are made without the program's plugins: {error}\n")
 
     def _go_on_for(self, seconds: float) -> None:
         """The daemon may be stopped or cut off without ending: then its word ends, and what runs here with it."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from constellation.core.lifecycle import closing_words
-from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, TemplateReady
+from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Lacking, Message, TemplateReady
 from constellation.fabric import leftovers
 from constellation.fabric.books import Process, close_fds
 from constellation.fabric.loop import Loop, Timer
@@ -61,7 +61,7 @@ class Template:
         loop: The fabric's loop.
         sock: Control socket; taken over.
         owner: Told of forks and ends.
-        on_ready: Called with the template's word that it is ready.
+        on_ready: Called with the template's word that it is ready, or that plugins are lacking.
         on_lost: Called once when it has gone before that.
         is_once: Whether it becomes the process itself, so that its end is ours to wait for.
     """
@@ -72,7 +72,7 @@ class Template:
         sock: socket.socket,
         owner: Owner,
         *,
-        on_ready: Callable[[TemplateReady], None] | None = None,
+        on_ready: Callable[[TemplateReady | Lacking], None] | None = None,
         on_lost: Callable[[], None] | None = None,
         is_once: bool = False,
     ) -> None:
@@ -117,7 +117,7 @@ class Template:
                 self._owner.fork_failed(self.pending.pop(number), text)
             case Ended(os_pid, code, signum) if os_pid in self.running:
                 self._owner.ended(self.running.pop(os_pid), code, signum)
-            case TemplateReady() if self._on_ready is not None:
+            case TemplateReady() | Lacking() if self._on_ready is not None:
                 self._on_ready(message)
             case _:
                 pass
@@ -176,6 +176,12 @@ class Starter:
         say: Takes one line for the user.
         environment: Of the program; None: as the fabric's.
         borrowed: Variables that the program finds until its init() only.
+        on_unfit: Told where the program cannot run on this node, though it may on others: why, and the plugins that it lacks;
+            what was to be forked is forgotten then. None: there are no others.
+
+    Attributes:
+        check: Says why the program is not here what it is elsewhere; empty: it is. None: nothing is expected of it.
+        on_made: Told what the program is (`fitting.Made`), before anything is forked.
     """
 
     def __init__(
@@ -189,10 +195,15 @@ class Starter:
         *,
         environment: Mapping[str, str] | None = None,
         borrowed: Mapping[str, str] | None = None,
+        on_unfit: Callable[[str, list[Any]], None] | None = None,
     ) -> None:
+        self.check: Callable[[list[Any]], str] | None = None
+        self.on_made: Callable[[list[Any]], None] | None = None
+        self._on_unfit = on_unfit
+        self._is_unfit = False
         self._environment = environment
         self._borrowed = dict(borrowed or {})
-        self._on_reached: Callable[[list[Any], bytes], None] | None = None
+        self._on_reached: Callable[[list[Any], bytes, list[Any]], None] | None = None
         self._on_missed: Callable[[str, bytes], None] | None = None
         self._loop = loop
         self._owner = owner
@@ -210,11 +221,13 @@ class Starter:
         self._stderr = -1
         self._words = bytearray()
 
-    def reach(self, on_reached: Callable[[list[Any], bytes], None], on_missed: Callable[[str, bytes], None]) -> None:
+    def reach(
+        self, on_reached: Callable[[list[Any], bytes, list[Any]], None], on_missed: Callable[[str, bytes], None]
+    ) -> None:
         """Run the program up to its init().
 
         Args:
-            on_reached: Called with the Resources that it asks for, as fields, and what it wrote.
+            on_reached: Called with the Resources that it asks for, as fields, what it wrote, and what it is (`fitting.Made`).
             on_missed: Called where it does not come there, with why and what it wrote.
         """
         self._on_reached, self._on_missed = on_reached, on_missed
@@ -311,17 +324,26 @@ class Starter:
             os.close(self._stderr)
             self._stderr = -1
 
-    def _ready(self, message: TemplateReady) -> None:
+    def _ready(self, message: TemplateReady | Lacking) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if isinstance(message, Lacking):
+            self._unfit(message.text, message.plugins)
+            return
+        wrong = self.check(message.made) if self.check is not None else ""
+        if wrong:
+            self._unfit(wrong, [])
+            return
+        if self.on_made is not None:
+            self.on_made(message.made)
         if message.threads > 1:
-            self._again(message.threads, message.resources)
+            self._again(message)
             return
         self._is_ready = True
         if self._on_reached is not None:
             if self._stderr >= 0:
                 self._read_words()
-            self._on_reached(message.resources, bytes(self._words))
+            self._on_reached(message.resources, bytes(self._words), message.made)
             self._on_reached = self._on_missed = None
         waiting, self._waiting = self._waiting, []
         for process, fork, fds in waiting:
@@ -329,7 +351,7 @@ class Starter:
             self._template.fork(process, fork, fds)
             close_fds(fds)
 
-    def _again(self, threads: int, resources: list[Any]) -> None:
+    def _again(self, message: TemplateReady) -> None:
         """Forks of it are unsafe: try with one thread, then without forks."""
         assert self._template is not None
         self._template.close()
@@ -342,10 +364,10 @@ class Starter:
         self._one_thread = False
         self._once = True
         if self._on_reached is not None:
-            self._on_reached(resources, bytes(self._words))
+            self._on_reached(message.resources, bytes(self._words), message.made)
             self._on_reached = self._on_missed = None
         self._say(
-            f"constellation: {threads} threads run in the program before init(), so it cannot be forked: "
+            f"constellation: {message.threads} threads run in the program before init(), so it cannot be forked: "
             "every process gets an interpreter of its own, and starts as slowly as the program does\n"
         )
         waiting, self._waiting = self._waiting, []
@@ -363,7 +385,7 @@ class Starter:
         Template(self._loop, sock, self._owner, is_once=True).fork(process, message, fds)
 
     def _lost(self) -> None:
-        if self._is_ready:
+        if self._is_ready or self._is_unfit:
             return
         if self._stderr >= 0:
             self._read_words()
@@ -376,10 +398,32 @@ class Starter:
             self._template.close()
         self._fail(f"the program, run again as a template, did not come to init() within {START_LIMIT_S:g} s")
 
+    def _unfit(self, text: str, plugins: list[Any]) -> None:
+        """The program cannot run here: others are to run what was to be forked."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._is_unfit = True
+        if self._template is not None:
+            self._template.close()
+            self._template = None
+        if self._on_unfit is None:
+            self._fail(text)
+            return
+        self._on_reached = self._on_missed = None
+        self._forget_stderr()
+        waiting, self._waiting = self._waiting, []
+        for _, _, fds in waiting:
+            close_fds(fds)
+        self._on_unfit(text, plugins)
+
     def _fail(self, text: str) -> None:
         if self._timer is not None:
             self._timer.cancel()
         words = "\n".join(f"    {line}" for line in closing_words(bytes(self._words), 20))
+        if self.check is not None and self._on_unfit is not None and not self._is_unfit:
+            # It did come to its init() elsewhere.
+            self._unfit(f"{text}; it said:\n{words}" if words else text, [])
+            return
         if self._on_missed is not None:
             self._on_missed(text, bytes(self._words))
             self._on_reached = self._on_missed = None

@@ -17,8 +17,15 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from constellation.core.errors import ConstellationError, Infeasible, InternalError, SpawnError, UsageError
-from constellation.core.finding import Stated
+from constellation.core.errors import (
+    ConstellationError,
+    Infeasible,
+    InternalError,
+    PluginError,
+    SpawnError,
+    UsageError,
+)
+from constellation.core.finding import Stated, absent
 from constellation.core.lifecycle import HEARD_SIGTERM
 from constellation.core.messages import Begin, Closed, Leaving, Raised
 from constellation.core.pid import Pid
@@ -195,7 +202,12 @@ def init(
         "stated": [],
     }
     if config["scheduler"] is not None or config["plugins"]:
-        made = runtime.plugins_of(config)
+        try:
+            made = runtime.plugins_of(config)
+        except PluginError as error:
+            if is_template and (lacking := absent(config["plugins"])):
+                template.tell_lacking(lacking, str(error))
+            raise
         made.scheduler(config["scheduler"])
         config["stated"] = [list(each) for each in made.stated()]
     found = surroundings.look()

@@ -19,17 +19,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import msgpack
 
 import constellation
 from constellation.core import messages
-from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Message, Ready, TemplateReady
+from constellation.core.fitting import Made
+from constellation.core.messages import Ended, Fork, Forked, ForkFailed, Lacking, Message, Ready, TemplateReady
 from constellation.core.pid import Pid
 from constellation.core.resources import Resources
-from constellation.process import kernel, laststack, life
+from constellation.process import kernel, laststack, life, runtime
 
 FD_VARIABLE = "CONSTELLATION_TEMPLATE"
 """Descriptor of the control socket; makes init() become the template instead of a deployment's start."""
@@ -42,6 +43,11 @@ BORROWED_VARIABLE = "CONSTELLATION_TEMPLATE_BORROWED"
 _BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """The node ends the template, nobody else; and a handler of the program must not run in its loop. Blocked and not
 ignored: one that is sent to a process right after its fork is kept until that process can handle it."""
+
+_OURS = frozenset(
+    {"cloudpickle", "constellation", "importlib_metadata", "lz4", "msgpack", "packaging", "pluggy", "psutil", "zipp"}
+)
+"""What constellation itself needs, and has from the node."""
 
 _DESCRIPTORS_PER_PACKET = 8
 _SWEEP_LIMIT_S = 10.0
@@ -342,10 +348,56 @@ def run_for_program(resources: Resources, config: dict[str, Any]) -> First:
     kernel.become_subreaper()
     kernel.outlive_parent()  # it sees its socket close, and then sweeps, which may be all that is left to do so
     try:
-        send(control, TemplateReady(os.getpid(), kernel.threads_after_fork(), resources.to_fields()))
+        ready = TemplateReady(os.getpid(), kernel.threads_after_fork(), resources.to_fields(), made(config))
+        send(control, ready)
     except OSError:
         os._exit(1)  # the fabric has gone
     return Template(control, config).run()
+
+
+def made(config: dict[str, Any]) -> list[Any]:
+    """What the program is in this template (`fitting.Made`): plugins, imported packages, transport."""
+    plugins = tuple((name, f"{package} {version}".strip()) for name, package, version in config.get("stated", ()))
+    transport, _ = runtime.prepare(config)
+    return Made(plugins, tuple(_packages()), transport.name).to_fields()
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    """Name and version of the distributions whose modules have been imported, where both have one name.
+
+    Only the names of folders are looked at: the metadata of all that is installed would take longer than the start.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if "." in name or name in _OURS or not isinstance(file, str):
+            continue
+        base = os.path.dirname(file)
+        folder = os.path.dirname(base) if hasattr(module, "__path__") else base
+        if os.path.basename(folder) in {"site-packages", "dist-packages"}:
+            if folder not in folders:
+                folders[folder] = _versions_in(folder)
+            version = folders[folder].get(name.lower())
+            if version is not None:
+                yield name, version
+
+
+def _versions_in(folder: str) -> dict[str, str]:
+    found = {}
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(folder):
+            if entry.endswith(".dist-info"):
+                name, _, version = entry.removesuffix(".dist-info").partition("-")
+                found[name.lower().replace("-", "_").replace(".", "_")] = version
+    return found
+
+
+def tell_lacking(plugins: Sequence[str], text: str) -> NoReturn:
+    """End, in a template: the program wants plugins that are not installed here."""
+    control = socket.socket(fileno=int(os.environ.pop(FD_VARIABLE)))
+    with contextlib.suppress(OSError):
+        send(control, Lacking(list(plugins), text))
+    os._exit(1)
 
 
 def run_bare(config: dict[str, Any]) -> NoReturn:

@@ -117,7 +117,7 @@ def test_deep_nesting_is_shown_short() -> None:
     with pytest.raises(ValueError, match=r"Ready\.os_pid is \[\[\[") as caught:
         read([0, deep])
     assert len(str(caught.value)) < 300
-    assert read([messages.CONTROL.numbers[TemplateReady], 1, 1, deep])
+    assert read([messages.CONTROL.numbers[TemplateReady], 1, 1, deep, []])
     while deep:
         deep = deep.pop()  # a list so deep must not be freed at once
 
