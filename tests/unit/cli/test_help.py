@@ -36,8 +36,9 @@ def help_of(name: str) -> str:
 def examples_of(name: str) -> list[str]:
     """The command lines under "Example:"."""
     text = help_of(name)
-    assert "\n  Example:\n" in text, text
-    below = text.partition("\n  Example:\n")[2].partition("\n\n")[0]
+    found = re.search(r"\n  Examples?:\n(.*?)\n\n", text, re.DOTALL)
+    assert found is not None, text
+    below = found[1]
     return [line.strip() for line in below.splitlines() if line.strip()]
 
 
