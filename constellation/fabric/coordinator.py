@@ -5,8 +5,7 @@ process: it tells each process's `Computer` what to do, and hears from it what h
 of a process is handled matters: its computer has told all that it had sent and written; then comes the certificate to
 the bridge, then who waits for it hears.
 
-Links are made by this one place, so that two processes that want each other at the same time get one: it gives each pair
-its next number (core/linklife.py), and says which computer makes the link.
+Links are made by this one place (`links.py`), so that two processes that want each other at the same time get one.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from constellation.core import draining, messages
 from constellation.core.lifecycle import Ending, EndingEvent, GraceOver, KillAll, SignalFirst, SignalOthers
-from constellation.core.linklife import number_of
 from constellation.core.messages import Message
 from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Queued, RefusedDemand
@@ -26,6 +24,7 @@ from constellation.core.status import ExitStatus
 from constellation.core.where import from_fields
 from constellation.fabric.books import Member, Wish, close_fds
 from constellation.fabric.computer import Order
+from constellation.fabric.links import Links
 from constellation.fabric.registry import Registry
 from constellation.fabric.stall import Stall
 from constellation.fabric.why import Queue
@@ -37,12 +36,6 @@ if TYPE_CHECKING:
 
 DRAINING_SHOWN_S = 1.0
 """A process that drains for as long, since it said so, is shown: most are done within milliseconds."""
-
-CUT_S = 1.0
-"""After both ends of a link have said that it ended without a word: for the news that one of the two has died."""
-
-CUT_ALONE_S = 10.0
-"""The same where one has said so: a node that has gone with the other is known to be lost by then."""
 
 INSIST_S = 0.3
 """After all have been killed: how long nothing need be heard of their ends before everything below is killed."""
@@ -84,11 +77,7 @@ class Coordinator:
         self._dead: dict[bytes, ExitStatus | None] = {}
         """Certificates; None for a good end, of which nothing more need be known."""
         self._wishes: dict[int, Wish] = {}
-        self._links: dict[tuple[bytes, bytes], int] = {}
-        self._former: dict[tuple[bytes, bytes], int] = {}
-        """The links that there were when this coordinator took over from a former one."""
-        self._cuts: dict[tuple[bytes, bytes], dict[bytes, str]] = {}
-        """Links that have ended without a word: who says so, and what was seen there."""
+        self.links = Links(loop, self._living, self._status_of)
         self._registry = Registry(
             self._send, self._living.get, self._status_of, lambda member, cause: self.ask(member, cause, grace)
         )
@@ -174,7 +163,7 @@ class Coordinator:
             case messages.Spawn():
                 self._spawn(member, message, fds)
             case messages.Connect(peer, after):
-                self._link(member, peer, after)
+                self.links.link(member, peer, after)
             case messages.Watch(request, pid):
                 self._watch(member, request, pid)
             case messages.Kill():
@@ -186,7 +175,7 @@ class Coordinator:
                 if other is not None:
                     self._send(other, messages.LinkLost(key, reason))
             case messages.LinkCut(peer, number, reason):
-                self._cut(member, peer, number, reason)
+                self.links.cut(member, peer, number, reason)
             case messages.Waiting(waits):
                 self._waits(member, waits=waits)
             case messages.LongWaits():
@@ -319,25 +308,7 @@ class Coordinator:
             if number in member.wishes:  # one's withdrawal may have let the next one go ahead
                 self._withdraw(number)
 
-    # Links
-
-    def _link(self, member: Member, peer_key: bytes, after: int) -> None:
-        pair = _pair(member.key, peer_key)
-        number = number_of(self._links.get(pair, 0), after)
-        if not number:
-            return  # one is on its way
-        peer = self._living.get(peer_key)
-        if peer is None or peer is member:
-            known = self._status_of(peer_key)
-            self._send(member, messages.Refused(peer_key, known.to_fields() if known is not None else None))
-            return
-        self._links[pair] = number
-        member.peers.add(peer_key)
-        peer.peers.add(member.key)
-        if member.computer is peer.computer:
-            member.computer.pair(member.key, peer_key, number)
-        else:
-            member.computer.dial(member.key, peer_key, number, peer.computer)
+    # After a former coordinator
 
     def take_up(self, members: list[Member], dead: list[ExitStatus]) -> None:
         """Go on with processes that a former coordinator had; those of them that run, and those that have ended."""
@@ -360,61 +331,9 @@ class Coordinator:
                 if gone in lost and member is not None:
                     self._send(member, messages.PeerLost(gone, lost[gone].to_fields()))
 
-    def take_up_links(self, links: dict[tuple[bytes, bytes], int]) -> None:
-        """The links that there have been between processes that live."""
-        for (one, two), number in links.items():
-            first, second = self._living.get(one), self._living.get(two)
-            if first is not None and second is not None:
-                self._links[one, two] = self._former[one, two] = number
-                first.peers.add(two)
-                second.peers.add(one)
-
     def not_linked(self, one: bytes, two: bytes, number: int, *, ending: bytes, reason: str) -> None:
         """A link could not be made, because process ``ending`` is about to end; or, where that is empty, for a reason."""
-        pair = _pair(one, two)
-        if self._links.get(pair) == number:
-            self._links[pair] = number - 1
-        for key, other in ((one, two), (two, one)):
-            member, peer = self._living.get(key), self._living.get(other)
-            if member is None or key == ending:
-                continue
-            if reason:
-                self._send(member, messages.Unreachable(other, reason))
-                if peer is not None and peer.computer is not member.computer:
-                    self._say_lost(member, peer, reason)  # it may have its end already, where the other could not
-            elif peer is None:
-                self._link(member, other, number - 1)
-            elif member not in peer.waiting_for_end:
-                peer.waiting_for_end.append(member)
-
-    def _cut(self, member: Member, peer_key: bytes, number: int, reason: str) -> None:
-        """A link between two computers has ended without a word: mostly one process has died, and that is told in a moment.
-
-        Where both live on, the way between them has broken: nobody but this place can know it, and both are told.
-        """
-        peer = self._living.get(peer_key)
-        pair = _pair(member.key, peer_key)
-        if peer is None or self._links.get(pair) != number:
-            return
-        seen = self._cuts.setdefault(pair, {})
-        seen[member.key] = reason
-        self._loop.call_later(
-            CUT_S if len(seen) > 1 else CUT_ALONE_S, lambda: self._lose_link(member, peer, number, reason)
-        )
-
-    def _lose_link(self, one: Member, two: Member, number: int, reason: str) -> None:
-        pair = _pair(one.key, two.key)
-        if not one.is_alive or not two.is_alive or self._cuts.pop(pair, None) is None:
-            return
-        since = "; the master has been started again since" if self._former.get(pair) == number else ""
-        text = f"the way {one.computer.way_to(two.computer)} has broken ({reason}){since}"
-        self._say_lost(one, two, text)
-        self._say_lost(two, one, text)
-
-    def _say_lost(self, member: Member, peer: Member, reason: str) -> None:
-        """Tell a process that its link is lost; the peer may live on."""
-        status = ExitStatus(peer.pid, None, None, f"the link is lost: {reason}")
-        self._send(member, messages.PeerLost(peer.key, status.to_fields()))
+        self.links.not_linked(one, two, number, ending=ending, reason=reason)
 
     # Watching and killing
 
@@ -627,9 +546,8 @@ class Coordinator:
             self._send(waiting, messages.Refused(member.key, fields))
         member.watchers.clear()
         member.waiting_for_end.clear()
+        self.links.forget(member)
         for peer_key in member.peers:
-            for table in (self._links, self._former, self._cuts):
-                table.pop(_pair(member.key, peer_key), None)
             peer = self._living.get(peer_key)
             if peer is not None:
                 peer.peers.discard(member.key)
@@ -738,7 +656,3 @@ class Coordinator:
 
     def _answer_failure(self, member: Member, request: int, kind: str, text: str) -> None:
         self._send(member, messages.SpawnFailed(request, kind, text))
-
-
-def _pair(one: bytes, two: bytes) -> tuple[bytes, bytes]:
-    return (one, two) if one < two else (two, one)

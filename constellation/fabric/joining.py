@@ -8,12 +8,14 @@ no longer for what ran before it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from constellation.core import trunk
+from constellation.core.errors import UsageError
 from constellation.core.preamble import Purpose
 from constellation.core.role import NODE, Role, check_role
 from constellation.fabric.conduit import Conduit
@@ -184,3 +186,21 @@ def refuse(conduit: Conduit, reason: str) -> None:
     """Tell a node that has dialled why it is not let in, and close."""
     conduit.send(trunk.Refuse(reason))
     conduit.close(after_flush=True)
+
+
+def hold(folder: str, name: str, joins: Address) -> int:
+    """Hold the folder of a node that listens nowhere, as a port would be held; the descriptor is kept.
+
+    Raises:
+        UsageError: Another daemon has it.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise UsageError(
+            f"cannot join {joins} as {name!r}: a node of this name, that joins there, runs on this computer already "
+            f"(it holds {folder}): give this one another name, with --name"
+        ) from error
+    return fd

@@ -63,7 +63,7 @@ class Rebuild:
     def carry_out(self, deployment: Deployment) -> None:
         """Fill a deployment's books, then handle what has waited."""
         spawns = self._members(deployment)
-        deployment.coordinator.take_up_links(self.links)
+        deployment.coordinator.links.take_up(self.links)
         causes = {bytes(row[0]): self._gone.get(node_id, "") for node_id, row in self.processes}
         lost = [
             ExitStatus(Pid.from_bytes(key), None, None, causes.get(key) or LOST)

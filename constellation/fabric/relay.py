@@ -193,7 +193,11 @@ class _Stream:
             left -= done
             if not self._held:
                 self.target.write_by(None)
-        if not self.is_over and not self._held:
+        if self.is_over:
+            return
+        if self._held:
+            self.target.write_by(self.move)  # nothing more need come that would call this again
+        else:
             self._release_pipe()
             self.source.read_by(self.move)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime as dt
-import fcntl
 import json
 import os
 import re
@@ -47,7 +46,7 @@ from constellation.fabric.examining import Examiner
 from constellation.fabric.fabricmaster import BridgeLine, FabricMaster, NodeRecord
 from constellation.fabric.foreign import ForeignTransports
 from constellation.fabric.front import Entrance, FrontDoor, TcpEntrance, listen
-from constellation.fabric.joining import Guest, JoinLine, refuse
+from constellation.fabric.joining import Guest, JoinLine, hold, refuse
 from constellation.fabric.journal import Journal
 from constellation.fabric.loop import Loop
 from constellation.fabric.main import raise_file_limit
@@ -171,7 +170,7 @@ class Daemon:
         self._folder = os.path.join(config["folder"], _folder_of(self._address if joins is None else f"{name}@{joins}"))
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         if joins is not None:
-            self._lock = _hold(self._folder, name, joins)
+            self._lock = hold(self._folder, name, joins)
         self._security = _Security(self._credential, lambda: self._node.settings.name)
         capacity = with_detected(Resources.from_fields(config["capacity"]), self._plugins)
         accounts = Accounts(config["users"], self._journal.write, is_loopback=is_loopback)
@@ -762,24 +761,6 @@ def hello_for(master: FabricMaster, entry: NodeEntry | None) -> trunk.Hello:
 def _folder_of(address: Address | str) -> str:
     """The name of a daemon's folder: no colon, which would end a path in PATH and PYTHONPATH, and no slash of a URL."""
     return re.sub("[:/]", "_", str(address))
-
-
-def _hold(folder: str, name: str, joins: Address) -> int:
-    """Hold the folder of a node that listens nowhere, as a port would be held; the descriptor is kept.
-
-    Raises:
-        UsageError: Another daemon has it.
-    """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise UsageError(
-            f"cannot join {joins} as {name!r}: a node of this name, that joins there, runs on this computer already "
-            f"(it holds {folder}): give this one another name, with --name"
-        ) from error
-    return fd
 
 
 def _children() -> set[int]:

@@ -115,7 +115,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
         yield made
 
 
-def _relay_of(made: Outside) -> int:
+def relay_of(made: Cluster) -> int:
     """OS pid of the relay."""
     for child in children_of(daemon_below(made.daemons["n1"])):
         with open(f"/proc/{child}/cmdline", "rb") as file:
@@ -201,7 +201,7 @@ def test_a_relay_that_is_killed_ends_its_links_with_the_reason_and_the_next_one_
     """Both processes live on, and learn which way has broken; the fabric goes on."""
     events = Events(two.begin(TALKERS, "0", options=("--format", "json")))
     events.until("5\n")
-    kill(_relay_of(two))
+    kill(relay_of(two))
     events.until("PeerDied")
     while "\n" not in events.output().partition("PeerDied")[2]:
         events.next()
@@ -262,18 +262,19 @@ def test_bulk_through_the_relay_disturbs_no_lease_and_takes_no_memory(tmp_path: 
     with outside(tmp_path, leftovers, lease=1.0) as made:
         done = made.deploy(PONG)
         assert done.returncode == 0, done
-        before = _resident(_relay_of(made))
+        before = resident(relay_of(made))
         done = made.deploy(source, options=("--format", "raw"), timeout=120)
         assert done.returncode == 0, done
         assert len(set(done.stdout.split())) == 1
         assert len(done.stdout.split()) == 2
-        assert _resident(_relay_of(made)) - before < 8 << 20
+        assert resident(relay_of(made)) - before < 8 << 20
         for name in ("n1", "d1", "d2"):
             assert "lost: not heard" not in made.log(name)
             assert "lease is over" not in made.log(name)
 
 
-def _resident(os_pid: int) -> int:
+def resident(os_pid: int) -> int:
+    """Bytes of memory that a process has."""
     with open(f"/proc/{os_pid}/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -305,7 +306,7 @@ def test_one_that_dials_out_and_one_that_listens_are_linked_without_a_relay(
                 done = made.deploy(source, asks, other, options=("--format", "raw"))
                 assert (done.stdout, done.returncode) == (f"{asks} asked\n", 0), (done, asks, other)
         with pytest.raises(AssertionError, match="there is no relay"):
-            _relay_of(made)
+            relay_of(made)
 
 
 def test_running_goes_on_while_the_master_is_started_again_and_relayed_links_say_why_they_end(

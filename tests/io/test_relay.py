@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -258,6 +259,28 @@ def test_the_relay_process_carries_what_it_is_told_and_ends_with_its_node() -> N
         for left, right in pairs:
             left.close()
             right.close()
+
+
+def test_a_turn_that_ends_with_something_in_the_pipe_goes_on_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the sender has sent all, so that nothing more comes that could wake this direction."""
+    monkeypatch.setattr(relay, "_TURN", 1)
+    splice = os.splice
+
+    def half(source: int, target: int, count: int, **how: int) -> int:
+        """A socket that has room for half of what it is given, which is how it may be."""
+        is_out = stat.S_ISSOCK(os.fstat(target).st_mode)
+        return splice(source, target, max(1, count // 2) if is_out else count, **how)
+
+    monkeypatch.setattr(os, "splice", half)
+    made = Joined()
+    try:
+        for size in (2, 1000, 100_000):
+            made.left.sendall(b"x" * size)
+            assert len(_receive(made.right, size)) == size
+    finally:
+        made.close()
 
 
 def _wait_until_acknowledged(sock: socket.socket) -> None:
