@@ -17,7 +17,14 @@ from typing import Any
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from benchmarks.measure import FABRIC_LEASE_S, FABRIC_NODES, report, scaled  # noqa: E402  # the path had to be set before
+from benchmarks.measure import (  # noqa: E402  # the path had to be set before
+    CROWD,
+    CROWD_NODES,
+    FABRIC_LEASE_S,
+    FABRIC_NODES,
+    report,
+    scaled,
+)
 from benchmarks.tls import measure  # noqa: E402
 from constellation.testing.certificates import make_contexts  # noqa: E402
 
@@ -88,6 +95,20 @@ watch(child).block()
 print("lost", time.time(), flush=True)
 """
 
+CROWDED = """
+import sys, time
+from constellation import Resources, init, join, pid, kill, spawn
+
+def sleeps():
+    time.sleep(600)
+
+init(Resources(mem="200 MiB", cpu=0.01))
+began = time.perf_counter()
+pids = join(*(spawn(sleeps, resources=Resources(mem="20 MiB", cpu=0.01)) for _ in range(int(sys.argv[1])))).block()
+print(time.perf_counter() - began, len({each.node for each in pids}), flush=True)
+kill(pid(), tree=True).block()
+"""
+
 
 class Fabric:
     """Daemons in a folder.
@@ -95,9 +116,10 @@ class Fabric:
     Args:
         folder: For all files.
         count: Nodes.
+        mem: Memory of each, as nodes.toml has it.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, mem: str = "8 GiB") -> None:
         self._folder = folder
         self._environment = {**os.environ, "XDG_CONFIG_HOME": str(folder), "XDG_STATE_HOME": str(folder)}
         socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count + 1)]
@@ -107,7 +129,7 @@ class Fabric:
         self.bridge = f"127.0.0.1:{bridge}"
         lines = []
         for at, port in enumerate(ports):
-            lines.append(f'[[nodes]]\nname = "n{at + 1}"\nfabric_addr = "127.0.0.1:{port}"\nmem = "8 GiB"')
+            lines.append(f'[[nodes]]\nname = "n{at + 1}"\nfabric_addr = "127.0.0.1:{port}"\nmem = "{mem}"')
             if not at:
                 lines.append(f'bridge_bind = "{self.bridge}"')
         (folder / "nodes.toml").write_text("\n".join(lines) + "\n")
@@ -165,6 +187,22 @@ class Fabric:
             daemon.wait()
 
 
+def crowd(scale: float) -> None:
+    """Many processes over many nodes: the seconds from the first spawn until all run, the templates of the nodes included."""
+    count = scaled(CROWD, scale)
+    with tempfile.TemporaryDirectory() as folder:
+        # No more room on each than its share, and one first process.
+        fabric = Fabric(Path(folder), CROWD_NODES, f"{200 + 20 * -(-count // CROWD_NODES)} MiB")
+        try:
+            fabric.wait(CROWD_NODES)
+            line, _ = fabric.first_line(CROWDED, str(count))
+            took, nodes = line.split()
+            assert int(nodes) >= min(count, CROWD_NODES - 1), line
+            report(f"{CROWD:,} processes over {CROWD_NODES} nodes, all running", float(took), "s", OURS)
+        finally:
+            fabric.stop()
+
+
 def lost(fabric: Fabric) -> float:
     """Kill a node; the seconds until its process is known to be lost."""
     running = fabric.deploy(WATCHED)
@@ -201,6 +239,7 @@ def main(scale: float) -> None:
             report("lost node noticed, beyond the lease", lost(fabric) - FABRIC_LEASE_S, "s", OURS)
         finally:
             fabric.stop()
+    crowd(scale)
 
 
 main(float(sys.argv[-1]))

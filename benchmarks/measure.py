@@ -43,10 +43,11 @@ PLACED = 1_000_000
 """Nodes and demands of the placement machine."""
 WAITING = 10
 IDLE_S = 2.0
-
-
 FABRIC_NODES = 3
 FABRIC_LEASE_S = 2.0
+CROWD = 1_000
+CROWD_NODES = 8
+"""Processes over nodes, all on this computer."""
 
 
 def scaled(count: int, scale: float) -> int:

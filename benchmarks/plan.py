@@ -11,6 +11,8 @@ from benchmarks.measure import (
     BULKS,
     BURST,
     COMPUTING,
+    CROWD,
+    CROWD_NODES,
     ENDED,
     FABRIC_NODES,
     IDLE_S,
@@ -72,7 +74,7 @@ def peers(workload: str, *names: str, repeats: int = 1) -> list[Command]:
         names: The peers.
         repeats: As in `Command`.
     """
-    modules = {"zmq": "zmq", "uvloop": "uvloop"}
+    modules = {"zmq": "zmq", "uvloop": "uvloop", "dask": "distributed", "ray": "ray"}
     needs = {name: modules.get(name.split("-")[0], "") for name in names}
     return [Command(name, ("-m", "benchmarks.peers", name, workload), needs[name], repeats) for name in names]
 
@@ -103,7 +105,10 @@ WORKLOADS: dict[str, list[Command]] = {
     "standing": [Command(OURS, (str(FOLDER / "standing.py"),), rounds=2)],
     "ending": [Command(OURS, (str(FOLDER / "ending.py"),))],
     "placing": [Command(OURS, (str(FOLDER / "placing.py"),), rounds=1, limit_s=900.0)],
-    "fabric": [Command("", (str(FOLDER / "fabric.py"),), limit_s=300.0, names=(OURS, BARE_TLS))],
+    "fabric": [
+        Command("", (str(FOLDER / "fabric.py"),), limit_s=300.0, names=(OURS, BARE_TLS)),
+        *peers("ready", "dask", "ray"),
+    ],
     "plugins": [
         Command(OURS, (PLUGGED, "enabled")),
         Command("none enabled", (PLUGGED, "none")),
@@ -161,12 +166,13 @@ def rows() -> list[Row]:
     least, most = min(PLACING_NODES), max(PLACING_NODES)
     growth = f"placement: times as long on {most:,} nodes as on {least:,}"
     out.append(Row(growth, "", True, None, (Target(round(math.log(most) / math.log(least), 2)),)))
-    out.append(Row(f"fabric of {FABRIC_NODES} nodes, start to ready", "s", True, None, (Target(1),)))
+    out.append(Row(f"fabric of {FABRIC_NODES} nodes, start to ready", "s", True, "dask", (Target(1),)))
     out.append(Row("deploy hello world, until its line", "s", True, None, (Target(0.6),)))
     out.append(Row("far spawn to Pid", "ms", True, None, (Target(5),)))
     out.append(Row("far round trip int", "µs", True, BARE_TLS, (Target(round(1 / 1.3, 2), BARE_TLS),)))
     out.append(Row("far bulk 64 MiB", "MiB/s", False, BARE_TLS, (Target(0.9, BARE_TLS),)))
     out.append(Row("lost node noticed, beyond the lease", "s", True, None, (Target(1),)))
+    out.append(Row(f"{CROWD:,} processes over {CROWD_NODES} nodes, all running", "s", True, None, (Target(10),)))
     out += latency(
         f"{PLUGINS} plugins: round trip {PLUGGED_TRIPS[0]}", "µs", "none enabled", Target(UNCHANGED, "none enabled")
     )

@@ -38,6 +38,10 @@ def main(peer: str, workload: str, scale: float) -> None:
             from benchmarks.peers.starting import run as run_starting
 
             run_starting(peer, workload, scale)
+        case ["dask" | "ray"]:
+            from benchmarks.peers.clusters import run as run_cluster
+
+            run_cluster(peer)
         case _:
             raise SystemExit(f"no peer {peer!r}")
 
