@@ -28,6 +28,7 @@ from constellation.core.contracts import Scheduler as Scheduler
 from constellation.core.contracts import Serializer as Serializer
 from constellation.core.contracts import SerializesTyped as SerializesTyped
 from constellation.core.contracts import Transport as Transport
+from constellation.core.contracts import WaitingLink as WaitingLink
 from constellation.core.errors import ConstellationError as ConstellationError
 from constellation.core.errors import HandshakeError as HandshakeError
 from constellation.core.errors import Infeasible as Infeasible
@@ -69,5 +70,6 @@ __all__ = [
     "SerializesTyped",
     "Transport",
     "UsageError",
+    "WaitingLink",
     "hookimpl",
 ]

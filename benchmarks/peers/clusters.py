@@ -26,8 +26,10 @@ def _dask(began: float) -> None:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=FABRIC_NODES, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=FABRIC_NODES, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
     ):
         client.wait_for_workers(FABRIC_NODES)
         report(READY, time.perf_counter() - began, "s", "dask")

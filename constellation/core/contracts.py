@@ -7,7 +7,7 @@ Each text says four things: what a method may assume, what it must guarantee, wh
 exception does. `constellation.testing` has a check for every guarantee.
 
 `CONTRACT_VERSION` counts these texts. It is raised when something that was right becomes wrong. What is added is optional,
-in a class of its own (`RemoteTransport`, `DiallingTransport`, `BufferingLink`, `SerializesTyped`,
+in a class of its own (`RemoteTransport`, `DiallingTransport`, `BufferingLink`, `WaitingLink`, `SerializesTyped`,
 `PlacesAmong`): a plugin without it stays right.
 """
 
@@ -129,6 +129,21 @@ class BufferingLink(Link, Protocol):
 
     def pending(self) -> bool:
         """Whether reading would give something although the descriptor is not readable. Asked after each wake."""
+        ...
+
+
+class WaitingLink(Link, Protocol):
+    """A link of which `send` may wait for something to read, as it does during a handshake.
+
+    The method is optional: without it a link that raises BlockingIOError in `send` is tried again whenever its descriptor is
+    writable, which costs a whole core for as long as it is so.
+    """
+
+    def waits_to_read(self) -> bool:
+        """Whether `send` would give something once more has come in, and not before. Asked after its BlockingIOError.
+
+        While it is so, `send` is called again after each read, and once a second, in which it may say that it took too long.
+        """
         ...
 
 

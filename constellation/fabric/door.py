@@ -50,7 +50,7 @@ class Door:
         self._uid = os.geteuid()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._socket.bind("\0" + name_of(self._uid, keeper, os.urandom(8).hex()))
-        self._socket.listen(MOST_GUESTS)
+        self._socket.listen(4 * MOST_GUESTS)  # a crowd is sent away with a close, not left outside
         loop.watch(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:

@@ -39,6 +39,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 _FD_VARIABLE = "CONSTELLATION_TEMPLATE"
 _ONCE_VARIABLE = "CONSTELLATION_TEMPLATE_ONCE"
 _BORROWED_VARIABLE = "CONSTELLATION_TEMPLATE_BORROWED"
+_FAR_VARIABLE = "CONSTELLATION_TEMPLATE_FAR"
 """Names of the variables that were set for the imports only, for the template to take back."""
 
 
@@ -263,6 +264,8 @@ class Starter:
         try:
             environment = {**(os.environ if self._environment is None else self._environment), **self._borrowed}
             environment[_FD_VARIABLE] = str(theirs.fileno())
+            if self._environment is not None:
+                environment[_FAR_VARIABLE] = "1"
             if once:
                 environment[_ONCE_VARIABLE] = "1"
             borrowed = list(self._borrowed)

@@ -25,6 +25,9 @@ _prctl = _libc.prctl
 _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_CLOCK_MONOTONIC = 1
+_Times = ctypes.c_long * 4
+"""struct itimerspec: seconds and nanoseconds of the interval, and of the first time."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -53,6 +56,20 @@ def become_subreaper(*, on: bool = True) -> None:
 def map_for_good(fd: int) -> None:
     """Map one page of a file, as long as this process lives, and for its forks. Python's own map would keep a descriptor."""
     _mmap(None, 1, _PROT_NONE, _MAP_SHARED, fd, 0)
+
+
+def make_clock(seconds: int) -> int:
+    """Make a descriptor that is readable every so many seconds (timerfd_create(2), which `os` has since Python 3.13).
+
+    Raises:
+        OSError: No descriptor can be had.
+    """
+    fd = int(_libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    _libc.timerfd_settime(fd, 0, ctypes.byref(_Times(seconds, 0, seconds, 0)), None)
+    return fd
 
 
 def thread_count() -> int:

@@ -366,7 +366,7 @@ def _is_template() -> bool:
         if stat.S_ISSOCK(os.fstat(int(text)).st_mode):
             return True
     # Inherited from a template by a program that it started.
-    for name in (template.FD_VARIABLE, template.ONCE_VARIABLE, template.BORROWED_VARIABLE):
+    for name in (template.FD_VARIABLE, template.ONCE_VARIABLE, template.FAR_VARIABLE, template.BORROWED_VARIABLE):
         os.environ.pop(name, None)
     return False
 

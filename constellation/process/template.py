@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import importlib
 import os
 import select
 import signal
@@ -36,6 +37,9 @@ FD_VARIABLE = "CONSTELLATION_TEMPLATE"
 """Descriptor of the control socket; makes init() become the template instead of a deployment's start."""
 ONCE_VARIABLE = "CONSTELLATION_TEMPLATE_ONCE"
 """Where forks are unsafe: this interpreter is used for one process."""
+
+FAR_VARIABLE = "CONSTELLATION_TEMPLATE_FAR"
+"""The deployment has more than this computer."""
 
 BORROWED_VARIABLE = "CONSTELLATION_TEMPLATE_BORROWED"
 """Names, joined by commas, of variables that were set for the imports before init() only."""
@@ -92,9 +96,11 @@ class Template:
     Args:
         control: Socket to the node.
         config: Settings of the deployment; every process gets them.
+        is_far: Whether the deployment has more than this computer.
     """
 
-    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+    def __init__(self, control: socket.socket, config: dict[str, Any], *, is_far: bool = False) -> None:
+        self._is_far = is_far
         self._control = control
         self._config = config
         self._os_pid = os.getpid()
@@ -152,6 +158,9 @@ class Template:
         # Not what stands on it: the supervisor needs asyncio, 5 MB that every fork would have to map.
         for name in set(constellation.__all__) - {"ChildSpec", "Supervisor"}:
             getattr(constellation, name)
+        if self._is_far:
+            # A link to another computer is encrypted: 10 ms of imports, here once instead of in every process.
+            importlib.import_module("constellation.process.secure")
         gc.collect()
         gc.freeze()
 
@@ -340,6 +349,7 @@ def run_for_program(resources: Resources, config: dict[str, Any]) -> First:
     for name in os.environ.pop(BORROWED_VARIABLE, "").split(","):
         os.environ.pop(name, None)
     once = os.environ.pop(ONCE_VARIABLE, "") == "1"
+    is_far = os.environ.pop(FAR_VARIABLE, "") == "1"
     life.line_buffer()
     life.note_open_files()
     life.flush_standard_streams()
@@ -352,7 +362,7 @@ def run_for_program(resources: Resources, config: dict[str, Any]) -> First:
         send(control, ready)
     except OSError:
         os._exit(1)  # the fabric has gone
-    return Template(control, config).run()
+    return Template(control, config, is_far=is_far).run()
 
 
 def made(config: dict[str, Any]) -> list[Any]:

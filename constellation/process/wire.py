@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from constellation.core import framing
 from constellation.core.linklife import LinkLife
+from constellation.process.alarm import Alarm
 from constellation.process.control import Blocked
 from constellation.process.faults import is_of_program, words
 from constellation.process.reactor import EPOLLIN, EPOLLOUT
@@ -50,8 +51,9 @@ class Wire:
     """One link of a peer. All that writes holds `lock`; all that reads holds the reactor's role."""
 
     __slots__ = (
-        "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pending", "_pos", "_refusal", "_until", "_wants_write",
-        "bulk", "cut", "deferred", "fd", "is_far", "life", "link", "lock", "number", "out", "peer", "reactor", "sent",
+        "_alarm", "_body", "_body_of", "_counts", "_data", "_got", "_left", "_pending", "_pos", "_refusal", "_until",
+        "_waits_to_read", "_wants_write", "_watched", "bulk", "cut", "deferred", "fd", "is_far", "life", "link", "lock",
+        "number", "out", "peer", "reactor", "sent",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, reactor: Reactor) -> None:
@@ -70,7 +72,10 @@ class Wire:
         self.sent: list[int] = []
         self._got: list[bytes] = []
         self._pending: Callable[[], bool] | None = None  # asks for what the descriptor does not tell of
+        self._waits_to_read: Callable[[], bool] | None = None  # asks whether a write waits for something to read
         self._wants_write = False
+        self._watched = EPOLLIN
+        self._alarm: Alarm | None = None
         self._refusal: OSError | None = None  # what a write has raised
         self._data = b""
         self._pos = 0
@@ -85,6 +90,7 @@ class Wire:
         with self.lock:
             fd = link.fileno()
             self._pending = getattr(link, "pending", None)
+            self._waits_to_read = getattr(link, "waits_to_read", None)
             with Blocked():
                 self.link, self.number, self.fd = link, number, fd
                 self.reactor.watch(fd, self)
@@ -99,6 +105,8 @@ class Wire:
                 self.reactor.forget(self.fd)
                 self.link = None
                 self._body = self._body_of = None
+                if self._alarm is not None:
+                    self._alarm.close()
                 try:
                     link.close()
                 except Exception as error:  # a plugin's; there is nothing more to lose
@@ -154,9 +162,9 @@ class Wire:
                 else:
                     sent += map(link.send_many, ([out[at] for at in range(min(count, _GATHER))],))
         except BlockingIOError:
-            if not self._wants_write:
-                self._wants_write = True
-                self._watch(EPOLLIN | EPOLLOUT)
+            # First this: who reads looks at it after what it has read, and what that has brought is asked for after this.
+            self._wants_write = True
+            self._await_room()
             return
         except OSError as error:
             if is_of_program(error):
@@ -174,8 +182,34 @@ class Wire:
         if self._wants_write:
             self._wants_write = False
             self._watch(EPOLLIN)
+            if self._alarm is not None:
+                with Blocked():
+                    self._alarm.close()
+                    self._alarm = None
+
+    def _await_room(self) -> None:
+        """Have what is unsent tried again: when there is room, or during a handshake when something has come."""
+        events = EPOLLIN | EPOLLOUT
+        waits = self._waits_to_read
+        if waits is not None:
+            try:
+                if waits():
+                    if self._alarm is None:
+                        with Blocked():
+                            self._alarm = Alarm(self.reactor, self)
+                    events = EPOLLIN
+            except OSError as error:
+                if is_of_program(error):
+                    raise
+                # No descriptor for the clock: the socket has room, so that the link is looked at all the time.
+            except Exception as error:  # a plugin's
+                self.fail(error)
+                return
+        if events != self._watched:
+            self._watch(events)
 
     def _watch(self, events: int) -> None:
+        self._watched = events
         try:
             self.reactor.epoll.modify(self.fd, events)
         except FileNotFoundError:
@@ -218,6 +252,9 @@ class Wire:
                 return
         if self._read() and self._pending is not None:
             self._read_pending()
+        if self._wants_write and self._watched == EPOLLIN:
+            with self.lock:
+                self.flush()
 
     def _read_pending(self) -> None:
         """Read what the link holds and its descriptor does not tell of: nothing else would wake anybody for it."""

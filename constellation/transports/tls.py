@@ -126,6 +126,10 @@ class TlsLink:
         have = self._stop - start
         return have >= _HEADER and have >= _HEADER + (self._raw[start + 3] << 8 | self._raw[start + 4])
 
+    def waits_to_read(self) -> bool:
+        """Whether `send` waits for the other side's part of the handshake."""
+        return self._until is not None and not (self._leaving or self._out.pending)
+
     # Writing
 
     def send(self, data: Buffer) -> int:

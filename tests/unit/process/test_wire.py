@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from constellation.core import framing
 from constellation.core.errors import ChannelError, HandshakeError, PeerDied, PluginError
 from constellation.core.framing import Decoder, Frame
+from constellation.process import kernel
 from constellation.process.incoming import NOTHING
-from constellation.process.reactor import EPOLLIN
+from constellation.process.reactor import EPOLLIN, EPOLLOUT
 from constellation.process.wire import Wire
 from tests.unit.process.pairs import MemoryLink, Pair, Pipe
 
@@ -391,3 +392,81 @@ def test_values_that_were_accepted_and_cannot_be_encoded_end_the_link() -> None:
         pair.peers[0].error()
     )
     assert pair.processes[0].failed
+
+
+class ShakingLink(MemoryLink):
+    """One that takes nothing before something has come in, as in a handshake."""
+
+    tries = 0
+    has_heard = False
+    limit: OSError | None = None
+
+    def waits_to_read(self) -> bool:
+        """Until the first bytes have come."""
+        return not self.has_heard
+
+    def send_many(self, buffers: Any, /) -> int:
+        """Count, and as above."""
+        self.tries += 1
+        if self.limit is not None:
+            raise self.limit
+        if self.waits_to_read():
+            raise BlockingIOError
+        return super().send_many(buffers)
+
+    def receive(self, size: int, /) -> bytes:
+        """What comes first is the handshake's."""
+        if self.limit is not None:
+            raise self.limit
+        data = super().receive(size)
+        self.has_heard = True
+        return data
+
+
+def _shaking() -> tuple[Wire, ShakingLink]:
+    peer = Pair().peers[0]
+    link = ShakingLink(5, Pipe(1 << 30), Pipe(1 << 30))
+    peer.wire.open(link, 1)
+    return peer.wire, link
+
+
+def test_a_link_that_waits_for_its_handshake_is_not_tried_because_there_is_room() -> None:
+    """It would keep a core busy until the other side answers."""
+    wire, link = _shaking()
+    reactor: Any = wire.reactor
+    assert not reactor.epoll.asked.get(5, EPOLLIN) & EPOLLOUT
+    assert link.tries == 1
+    link.into.data += framing.encode_frame(framing.BYE, 0, b"")[:3]
+    wire.on_ready(EPOLLIN)
+    assert link.out.data
+    assert not wire.out
+    assert [*reactor.handlers] == [5], "the clock is gone"
+    wire.close()
+
+
+def test_a_handshake_has_a_clock_and_its_limit_ends_the_link() -> None:
+    """A peer that says nothing makes no descriptor ready."""
+    wire, link = _shaking()
+    reactor: Any = wire.reactor
+    (clock,) = [handler for fd, handler in reactor.handlers.items() if fd != 5]
+    clock.on_ready(EPOLLIN)
+    assert link.tries == 2
+    link.limit = TimeoutError("the handshake took too long")
+    clock.on_ready(EPOLLIN)
+    wire.on_ready(EPOLLIN | EPOLLOUT)
+    assert wire.link is None
+    assert not reactor.handlers
+    clock.on_ready(EPOLLIN)
+
+
+def test_without_a_descriptor_for_a_clock_the_link_is_looked_at_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That costs time, and nothing is missed."""
+
+    def none(_seconds: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(kernel, "make_clock", none)
+    wire, _ = _shaking()
+    reactor: Any = wire.reactor
+    assert reactor.epoll.asked[5] == EPOLLIN | EPOLLOUT
+    wire.close()
