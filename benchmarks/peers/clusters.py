@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import time
+from typing import Any
 
 from benchmarks.measure import FABRIC_NODES, report
 
@@ -23,21 +25,17 @@ def run(peer: str) -> None:
 
 
 def _dask(began: float) -> None:
-    from distributed import Client, LocalCluster
-
+    dask: Any = importlib.import_module("distributed")
     with (
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=FABRIC_NODES, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
+        dask.LocalCluster(n_workers=FABRIC_NODES, threads_per_worker=1, dashboard_address=None) as cluster,
+        dask.Client(cluster) as client,
     ):
         client.wait_for_workers(FABRIC_NODES)
         report(READY, time.perf_counter() - began, "s", "dask")
 
 
 def _ray(began: float) -> None:
-    import ray
-
+    ray: Any = importlib.import_module("ray")  # neither of the two is a dependency, not even of the checks
     ray.init(num_cpus=FABRIC_NODES, include_dashboard=False, log_to_driver=False)
     try:
         report(READY, time.perf_counter() - began, "s", "ray")
