@@ -250,6 +250,8 @@ class KnownEnd(NamedTuple):
     undelivered: Sequence[str] = ()
     """Channels whose values were not taken, in words."""
     is_template_lost: bool = False
+    template_end: tuple[int | None, int | None] | None = None
+    """Code and signal of that template, where its end is known."""
     fault: str | None = None
     """Why its control connection was cut, as a sentence about "it"; None: it was not."""
     stderr: Sequence[str] = ()
@@ -321,7 +323,7 @@ def _cause(end: KnownEnd) -> str | None:
         name, text = end.exception
         return f"uncaught {name}: {text}" if text else f"uncaught {name}"
     if end.is_template_lost and end.signum in {signal.SIGKILL, None} and end.code is None:
-        return TEMPLATE_LOST
+        return TEMPLATE_LOST + _how(end.template_end)
     if end.undelivered:
         return f"undelivered: {', '.join(end.undelivered)}"
     if end.fault is not None:
@@ -331,6 +333,14 @@ def _cause(end: KnownEnd) -> str | None:
     if end.signum is None or end.signum in _FAULTS:
         return None  # a fault is its own
     return OUTSIDE if end.sent is None else f"{OUTSIDE}, which had only asked it to end"
+
+
+def _how(end: tuple[int | None, int | None] | None) -> str:
+    """How a template has ended, behind the word for it."""
+    if end is None:
+        return ""
+    code, signum = end
+    return f": exited with {code}" if signum is None else f": killed by {signal_name(signum)}"
 
 
 def _cause_of_code(end: KnownEnd) -> str | None:

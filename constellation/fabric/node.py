@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from constellation.fabric.limits import Limits
     from constellation.fabric.loop import Loop
     from constellation.fabric.monitor import Monitor
+    from constellation.fabric.templates import Template
 
 DESCRIPTORS_EACH = 5
 """Control connection, stdout, stderr, the last stack, pidfd."""
@@ -99,6 +100,7 @@ class Node:
         self._say = say
         self._living: dict[bytes, Process] = {}
         self._by_os_pid: dict[int, Process] = {}
+        self._templates: dict[int, Template] = {}
         self._last_stacks = LastStacks(loop)
         self._has_said_no_descriptors = False
 
@@ -215,6 +217,10 @@ class Node:
         self.forks.fork(process, fork, made)
         close_fds(made)
         self._limits.hold(process)
+
+    def template_runs(self, template: Template, os_pid: int) -> None:
+        """A template has said which process it is: a child of this interpreter, unless one that is none has forked it."""
+        self._templates[os_pid] = template
 
     def forked(self, process: Process, os_pid: int, pidfd: int) -> None:
         """The template has forked a process; takes ``pidfd`` over."""
@@ -357,6 +363,9 @@ class Node:
         """The fabric has waited for a child of its own: a process whose template is gone, or somebody's orphan."""
         process = self._by_os_pid.get(os_pid)
         if process is None:
+            lost = self._templates.pop(os_pid, None)
+            if lost is not None:
+                lost.end = (code, signum)  # before its processes: those are the fabric's to wait for since that moment
             return
         process.reaped = (code, signum)
         template = process.template
@@ -406,6 +415,7 @@ class Node:
                 may_say=may_say,
                 undelivered=process.undelivered,
                 is_template_lost=template is not None and template.is_lost and not template.is_once,
+                template_end=template.end if template is not None else None,
                 fault=process.fault,
                 stderr=closing_words(bytes(process.tail)),
                 node=self.name,

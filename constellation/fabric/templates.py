@@ -46,6 +46,8 @@ _FAR_VARIABLE = "CONSTELLATION_TEMPLATE_FAR"
 class Owner(Protocol):
     """What a template tells the node."""
 
+    def template_runs(self, template: Template, os_pid: int) -> None: ...
+
     def forked(self, process: Process, os_pid: int, pidfd: int) -> None: ...
 
     def fork_failed(self, process: Process, text: str) -> None: ...
@@ -81,6 +83,8 @@ class Template:
         self.running: dict[int, Process] = {}
         self.is_lost = False
         self.is_once = is_once
+        self.end: tuple[int | None, int | None] | None = None
+        """Code and signal, where the fabric has waited for it."""
         self._loop = loop
         self._owner = owner
         self._on_ready = on_ready
@@ -118,8 +122,11 @@ class Template:
                 self._owner.fork_failed(self.pending.pop(number), text)
             case Ended(os_pid, code, signum) if os_pid in self.running:
                 self._owner.ended(self.running.pop(os_pid), code, signum)
-            case TemplateReady() | Lacking() if self._on_ready is not None:
-                self._on_ready(message)
+            case TemplateReady() | Lacking():
+                if isinstance(message, TemplateReady):
+                    self._owner.template_runs(self, message.os_pid)
+                if self._on_ready is not None:
+                    self._on_ready(message)
             case _:
                 pass
         close_fds(fds)

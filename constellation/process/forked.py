@@ -26,8 +26,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
+from constellation.core.messages import TemplateReady
 from constellation.process import boot, kernel, laststack, life, marking
-from constellation.process.template import Template
+from constellation.process.template import Template, send
 
 _SOCKET_BUFFER = 1 << 20
 _BLOCKED_AT_EXEC = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -233,7 +234,10 @@ def _become_template(ends: _Ends, first: int, signals: set[int | signal.Signals]
         os.dup2(null, 0)
         os.dup2(null, 1)
         os.close(null)
-        template = Template(socket.socket(fileno=ends.template), config)
+        control = socket.socket(fileno=ends.template)
+        with contextlib.suppress(OSError):  # the fabric has gone: it is found out at once
+            send(control, TemplateReady(os.getpid(), 1, []))  # whose child it is the fabric knows then
+        template = Template(control, config)
         template.adopt(first, 1)
         template.run(signals)
     finally:

@@ -57,7 +57,7 @@ def one_run(kind, role, number):
     deployment.close()
 """
 
-LOST_TEMPLATE = (None, "SIGKILL", "template lost")
+LOST_TEMPLATE = (None, "SIGKILL", "template lost: killed by SIGKILL")
 LOST_KEEPER = (None, "SIGKILL", "killed by the loss of the keeper")
 LOST_FABRIC = (None, None, "node lost: the fabric was killed by SIGKILL, and with it all its processes")
 BY_CTRL_C = (143, None, "killed by Ctrl-C")

@@ -57,7 +57,7 @@ def _run(leftovers: Leftovers, folder: Path, role: int, number: int) -> tuple[in
 @pytest.mark.parametrize(
     ("role", "number", "code", "cause"),
     [
-        (TEMPLATE, signal.SIGKILL, 137, "template lost"),
+        (TEMPLATE, signal.SIGKILL, 137, "template lost: killed by SIGKILL"),
         (KEEPER, signal.SIGKILL, -9, "killed by the loss of the keeper"),
         (KEEPER, signal.SIGTERM, 143, "killed by SIGTERM"),
         (KEEPER, signal.SIGINT, 130, "killed by Ctrl-C"),
