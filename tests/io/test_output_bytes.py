@@ -184,7 +184,9 @@ def compare(folder: Path, seed: str) -> int:
         assert seen.returned <= len(data) <= seen.returned + seen.pending, what
         assert data == stream(key, fd, len(data)), what
         compared += 1
-    assert not came, f"run {seed}: output of nobody: {list(came)}"
+    # What Python prints of a Ctrl-C that came into a __del__, before the first process began its streams.
+    nobody = {whose: data for whose, data in came.items() if not data.startswith(b"Exception ignored in")}
+    assert not nobody, f"run {seed}: output of nobody: {nobody}"
     return compared
 
 
