@@ -62,6 +62,7 @@ class Conduit:
             after `close`.
         label: Who is at the other end, for reasons: ``node a (10.0.0.1:7000)``.
         on_room: Called when there is room again after `is_full` was true.
+        largest: Bytes of msgpack in one frame of the peer: as a message it may take seventy times as many.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Conduit:
         on_end: Callable[[str], None],
         label: str,
         on_room: Callable[[], None] | None = None,
+        largest: int = LARGEST_FRAME,
     ) -> None:
         sock.setblocking(False)
         alive.prepare(sock)
@@ -85,6 +87,7 @@ class Conduit:
         self.role: Role | None = None
         self.is_open = True
         self.on_room = on_room
+        self._largest = largest
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
@@ -160,9 +163,12 @@ class Conduit:
             self._want_room(wanted=True)
         except OSError as error:
             # What the peer sent before it went may say why: the reader finds it, then the end.
-            self._ended = f"the connection to {self.label} has ended: {_reason(error)}"
+            if isinstance(error, ssl.SSLError):
+                self._ended = self._ended or self._end_of(error)
+            else:
+                self._ended = f"the connection to {self.label} has ended: {_reason(error)}"
             self._leaving = b""
-            self._plain_out.clear()
+            self._plain_out = bytearray()  # what was to be encrypted is held by the error
             self._want_room(wanted=False)
             self._loop.call_later(0, self._on_readable)
             return
@@ -254,9 +260,9 @@ class Conduit:
         data, start = self._plain_in, 0
         while len(data) - start >= _LENGTH.size and not self._is_paused:
             (length,) = _LENGTH.unpack_from(data, start)
-            if length > LARGEST_FRAME:
+            if length > self._largest:
                 self._end(
-                    f"{self.label} sent a frame of {length} bytes: expected at most {LARGEST_FRAME}; it is cut off"
+                    f"{self.label} sent a frame of {length} bytes: expected at most {self._largest}; it is cut off"
                 )
                 return False
             stop = start + _LENGTH.size + length

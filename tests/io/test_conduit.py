@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,6 +241,33 @@ def test_a_peer_that_is_killed_is_told_from_one_that_closes(setup: Setup) -> Non
     sending = Dialler(client)
     setup.until(lambda: sending.is_done and right.reasons, "it has ended")
     assert right.got == [[1]]
+    assert right.reasons == ["the peer (10.0.0.7:5) has closed the connection without saying so: cut off, or killed"]
+
+
+def test_an_answer_to_a_peer_that_was_cut_off_meanwhile_ends_that_connection_alone(setup: Setup) -> None:
+    """It was to be encrypted when the end had been read: the reason is told, and the daemon lives."""
+    dialled, accepted = connected()
+    right = setup.server(accepted)
+
+    def answer(message: Any) -> None:
+        right.conduit.send([*message, b"x" * 100])
+
+    right.conduit._on_message = answer
+    hold = threading.Event()
+
+    def client() -> None:
+        tls = setup.node.context(NODE, server=False).wrap_socket(dialled)
+        hold.wait(20)
+        for _ in range(20):
+            tls.sendall(frame([1]))
+        tls.close()
+
+    sending = Dialler(client)
+    setup.until(lambda: right.roles, "the handshake is over")
+    hold.set()
+    while not sending.is_done:  # all of it is there before any of it is read
+        time.sleep(0.001)
+    setup.until(lambda: right.reasons, "it has ended")
     assert right.reasons == ["the peer (10.0.0.7:5) has closed the connection without saying so: cut off, or killed"]
 
 
