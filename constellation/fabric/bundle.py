@@ -14,6 +14,7 @@ import msgpack
 
 from constellation.core.bundle import (
     BUNDLE_LIMIT,
+    DIGEST,
     LARGEST_CHUNK,
     MOST_ENTRIES,
     Chunk,
@@ -279,15 +280,52 @@ def read_outline(parts: Iterable[bytes], *, limit: int = BUNDLE_LIMIT) -> Manife
         if len(packed) > most:
             raise ValueError(f"a manifest of more than {most} bytes")
     try:
-        fields = msgpack.unpackb(packed, max_map_len=0, max_ext_len=0)
+        fields = _unpacked(packed)
     except (ValueError, msgpack.UnpackException) as error:
         raise ValueError(f"not a manifest: {error or type(error).__name__}") from error
     return Manifest.from_fields(fields, limit=limit)
 
 
+def _unpacked(packed: bytearray) -> list[object]:
+    """The plain form of a packed manifest, one list after the other, so that its length is known before it takes memory.
+
+    Unpacked in one go 32 MiB of empty lists would be 2.5 GB.
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=len(packed), max_array_len=0, max_map_len=0, max_ext_len=0)
+    unpacker.feed(packed)
+    if unpacker.read_array_header() != 2:
+        raise ValueError("expected a version and files")
+    version = unpacker.unpack()
+    count = unpacker.read_array_header()
+    if count > MOST_ENTRIES:
+        raise ValueError(f"a list of {count} files: expected at most {MOST_ENTRIES}")
+    fields: list[object] = [version, [_unpacked_file(unpacker) for _ in range(count)]]
+    if unpacker.tell() != len(packed):
+        raise ValueError(f"{len(packed) - unpacker.tell()} bytes behind its end")
+    return fields
+
+
+def _unpacked_file(unpacker: msgpack.Unpacker) -> list[object]:
+    length = unpacker.read_array_header()
+    if length == 2:
+        return [unpacker.unpack(), unpacker.unpack()]
+    if length != 4:
+        raise ValueError(f"a file with {length} fields")
+    start: list[object] = [unpacker.unpack(), unpacker.unpack(), unpacker.unpack()]
+    digests, count = start[2], unpacker.read_array_header()
+    if type(digests) is not bytes or len(digests) != DIGEST * count:
+        raise ValueError(f"{count} chunks for other digests")
+    return [*start, [unpacker.unpack() for _ in range(count)]]
+
+
 def outline_limit(limit: int = BUNDLE_LIMIT) -> int:
     """Bytes that the packed manifest of a program of ``limit`` bytes may have: a hundredth, and 32 MiB for names."""
     return limit // 100 + (32 << 20)
+
+
+def most_outline_chunks(limit: int = BUNDLE_LIMIT) -> int:
+    """Into how many chunks the packed manifest of a program of ``limit`` bytes may be cut."""
+    return outline_limit(limit) // 1024
 
 
 def outline_chunks(fields: object, *, limit: int = BUNDLE_LIMIT) -> tuple[Chunk, ...]:
@@ -296,7 +334,7 @@ def outline_chunks(fields: object, *, limit: int = BUNDLE_LIMIT) -> tuple[Chunk,
     Raises:
         ValueError: It is none, or of a manifest that is too large.
     """
-    if not isinstance(fields, list) or len(fields) > outline_limit(limit) // 1024:
+    if not isinstance(fields, list) or len(fields) > most_outline_chunks(limit):
         raise ValueError("not the chunks of a manifest")
     chunks = []
     for each in fields:

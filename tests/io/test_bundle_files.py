@@ -9,10 +9,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from constellation.core.bundle import LARGEST_CHUNK, Chunk, Entry, Manifest, digest_of
 from constellation.core.errors import DeployError, UsageError
@@ -719,3 +723,29 @@ def test_an_outline_that_is_none_is_refused() -> None:
             read_outline([data])
     with pytest.raises(ValueError, match="more than"):
         read_outline(iter([bytes(1 << 20)] * 100))
+
+
+@pytest.mark.parametrize(
+    "start", [b"\x92\x01\xdd", b"\x92\x01\x91\x94\xc4\x01a\xc2\xc4\x00\xdd"], ids=["files", "chunks"]
+)
+def test_a_list_of_millions_is_refused_before_it_takes_memory(start: bytes) -> None:
+    """Each element is one byte where it comes from, and 72 here."""
+    count = 20 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="not a manifest"):
+            read_outline([start, count.to_bytes(4, "big"), b"\x90" * count])
+        assert tracemalloc.get_traced_memory()[1] < 4 * count
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.binary(max_size=200) | st.recursive(st.none() | st.booleans() | st.integers(0, 70000) | st.binary(max_size=64),
+       lambda inner: st.lists(inner, max_size=4), max_leaves=20).map(msgpack.packb))  # fmt: skip
+def test_any_bytes_are_a_manifest_or_refused(data: bytes) -> None:
+    """Never anything else, and what is one says the same when it is packed again."""
+    try:
+        manifest = read_outline([data])
+    except ValueError:
+        return
+    assert read_outline([msgpack.packb(manifest.to_fields())]) == manifest
