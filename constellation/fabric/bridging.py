@@ -17,6 +17,8 @@ from constellation.core import trunk
 from constellation.core.errors import ConstellationError, DeployError
 from constellation.core.role import DEPLOYER, Role, check_role
 from constellation.core.specification import read_specification
+from constellation.fabric.aside import Aside
+from constellation.fabric.bundle import most_outline_chunks
 from constellation.fabric.conduit import Conduit
 from constellation.fabric.spool import Spool
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from constellation.core.preamble import Preamble
     from constellation.fabric.depot import Depot
-    from constellation.fabric.loop import Loop
+    from constellation.fabric.loop import Loop, Timer
 
 REJOIN_S: Final = 30.0
 """For a client to come back after the bridge was started again, before it counts as gone."""
@@ -38,11 +40,28 @@ KEPT_S: Final = 7 * 86400.0
 DISK_RETRY_S: Final = 2.0
 """After an event could not be kept, until it is asked for again."""
 
+UPLOAD_S: Final = 60.0
+"""For a client to send the next of the chunks that it was asked for."""
+
+MOST_CLIENTS: Final = 256
+"""Connections of one owner at a time: one person shall not use up the descriptors of all."""
+
+MOST_TYPED: Final = 4 << 20
+"""Bytes of stdin that may be on their way for one client; an honest one sends no more than 1 MiB ahead."""
+
+MOST_WAITING: Final = 4096
+"""Messages of clients that wait for the master to come back."""
+
+_OWN_FRAME: Final = 2 << 20
+"""Bytes of a client's message beside the list of its manifest's chunks: arguments and variables have 1 MiB at most."""
+
 _WAIT_FOR_MASTER_S: Final = 10.0
 """For a fabric that is still forming."""
 
 REFUSED: Final = 4
 """Exit code of a program that was refused before it ran."""
+UNREACHABLE: Final = 3
+"""Exit code where a fabric does not do what it is asked for."""
 
 
 def _nothing() -> None:
@@ -73,6 +92,10 @@ class _Client:
         """Lets its chunks go."""
         self.moved = 0
         """Bytes of chunks that it has sent."""
+        self.patience: Timer | None = None
+        """Until it must have sent the next one."""
+        self.typed = 0
+        """Bytes of stdin that it has sent and no process has taken."""
 
     def send(self, message: trunk.ClientMessage) -> None:
         """Send a message, if it is still there."""
@@ -122,6 +145,9 @@ class Bridge:
         self._clients: dict[int, _Client] = {}
         self._count = 0
         self._kept: dict[bytes, _Kept] = {}
+        self._aside = Aside(loop)
+        self._untrimmed: dict[str, int] = {}
+        """Bytes of chunks that have come from each owner since theirs were trimmed."""
         os.makedirs(folder, mode=0o700, exist_ok=True)
         for name in os.listdir(folder):
             if len(name) == 2 * trunk.DEPLOYMENT_BYTES:
@@ -268,6 +294,11 @@ class Bridge:
 
     # Clients
 
+    @property
+    def _largest(self) -> int:
+        """Bytes of a client's largest message: the list of its manifest's chunks grows with the limit of a program."""
+        return _OWN_FRAME + 48 * most_outline_chunks(self._depot.limit)
+
     def accepted(self, sock: socket.socket, _preamble: Preamble, peer: str) -> None:
         """A client has dialled, and shown the preamble of one."""
         self._count += 1
@@ -276,6 +307,8 @@ class Bridge:
         def ready(role: Role) -> None:
             check_role(role, DEPLOYER)
             client.owner = role.name
+            if sum(each.owner == role.name for each in self._clients.values()) > MOST_CLIENTS:
+                self._send_away(client, f"{role.name} has {MOST_CLIENTS} connections to this bridge already: end some")
 
         client.conduit = Conduit(
             self._loop,
@@ -289,14 +322,16 @@ class Bridge:
             on_end=lambda reason: self._ended(client, reason),
             label=f"client {peer}",
             on_room=lambda: self._feed(client),
+            largest=self._largest,
         )
 
     def _ended(self, client: _Client, reason: str) -> None:
         self._clients.pop(client.number, None)
+        self._stop_waiting(client)
         client.release()
         client.release = _nothing
         if client.watching is None or not client.is_lasting:
-            if not client.owner:
+            if not client.owner or reason.endswith("it is cut off"):
                 self._log(reason)
             return
         kept = self._kept.get(client.watching)
@@ -313,15 +348,34 @@ class Bridge:
             case trunk.Attach(name, after, is_lasting, is_following):
                 client.is_following = is_following
                 self._attach(client, name, after, is_lasting=is_lasting)
-            case trunk.Typed(name, _) | trunk.Interrupt(name, _):
+            case trunk.Typed(name, data):
+                client.typed += len(data)
+                if client.typed > MOST_TYPED:
+                    self._cut_off(client, f"has sent {client.typed} bytes for a stdin that takes none")
+                elif self._owns(client, name):
+                    self._pass_on(client, message)
+            case trunk.Interrupt(name, _):
                 if self._owns(client, name):
-                    self._tell_master(message)
+                    self._pass_on(client, message)
             case trunk.Question(_, kind, argument, _):
                 self._ask_master(client, trunk.Question(client.number, kind, argument, client.owner))
             case trunk.Read(name, number):
                 self._read(client, name, number)
             case _:
                 self._cut_off(client, f"said {type(message).__name__}, which it was not asked for")
+
+    def _pass_on(self, client: _Client, message: trunk.Typed | trunk.Interrupt) -> None:
+        if self._master is None and len(self._waiting_for_master) >= MOST_WAITING:
+            self._cut_off(client, "sends more than can wait for a master that is not there")
+        else:
+            self._tell_master(message)
+
+    def _send_away(self, client: _Client, text: str) -> None:
+        self._log(f"a client of {client.owner} is refused: {text}")
+        client.send(trunk.Refusal(0, text, UNREACHABLE))
+        if client.conduit is not None:
+            client.conduit.close(after_flush=True)
+        self._ended(client, "")
 
     def _cut_off(self, client: _Client, what: str) -> None:
         self._log(f"a client of {client.owner} is cut off: it {what}")
@@ -353,6 +407,7 @@ class Bridge:
             return
         if client.wanted:
             client.send(trunk.Missing(list(client.wanted)))
+            self._wait_for(client)
             return
         if client.moved:
             self._log(f"{client.moved} bytes of files came from {client.owner}")
@@ -361,11 +416,30 @@ class Bridge:
         owned = specification._replace(owner=client.owner)
         self._ask_master(client, trunk.Deploy(client.number, list(owned), is_detached))
 
+    def _wait_for(self, client: _Client) -> None:
+        """A client that withholds what it was asked for is not waited for without an end."""
+        self._stop_waiting(client)
+        if client.wanted:
+            client.patience = self._loop.call_later(UPLOAD_S, lambda: self._give_up_upload(client))
+
+    def _give_up_upload(self, client: _Client) -> None:
+        client.patience = None
+        text = f"the bridge has got no part of the program's files for {UPLOAD_S:g} s, and {len(client.wanted)} are missing"
+        self._send_away(client, f"{text}: deploy it again")
+
+    @staticmethod
+    def _stop_waiting(client: _Client) -> None:
+        if client.patience is not None:
+            client.patience.cancel()
+            client.patience = None
+
     def _chunk(self, client: _Client, digest: bytes, data: bytes) -> None:
         if client.is_refused:
             return
         size = client.wanted.pop(digest)
         client.moved += len(data)
+        self._wait_for(client)
+        self._count_moved(client.owner, len(data))
         try:
             if len(data) != size:
                 raise ValueError(f"a chunk of {len(data)} bytes: its list says {size}")
@@ -373,6 +447,17 @@ class Bridge:
         except (ValueError, DeployError) as error:
             client.is_refused = True
             client.send(trunk.Refusal(0, f"on the bridge's computer: {error}", REFUSED))
+
+    def _count_moved(self, owner: str, size: int) -> None:
+        """Chunks whose program is never deployed are trimmed here, once in a while: nobody lays them out and does it then."""
+        self._untrimmed[owner] = self._untrimmed.get(owner, 0) + size
+        if self._untrimmed[owner] > self._depot.limit:
+            self._untrimmed[owner] = 0
+            self._aside.run(
+                lambda: self._depot.trim(owner),
+                lambda _: None,
+                lambda error: self._log(f"the chunks of {owner} cannot be trimmed: {error}"),
+            )
 
     def _attach(self, client: _Client, name: bytes, after: int, *, is_lasting: bool) -> None:
         names = [each for each in self._kept if each.startswith(name) and self._kept[each].owner == client.owner]
@@ -404,6 +489,8 @@ class Bridge:
             if not found:
                 return
             for number, fields in found:
+                if fields[0] == "took" and client.is_lasting:
+                    client.typed -= fields[1]
                 client.conduit.send(trunk.Event(name, number, fields, 0, 0))
                 client.sent = number
         if client.sent >= kept.spool.last and (kept.spool.code is not None or not client.is_following):

@@ -110,3 +110,56 @@ def test_what_a_former_master_has_not_answered_the_next_one_is_asked(bridge: Bri
     assert asked[0] == asked[1] != []
     bridge.on_master_message(trunk.Answer(1, []))
     assert not [each for each in Master(bridge).told if isinstance(each, trunk.Question)]
+
+
+class _Conduit:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.is_closed = False
+
+    def send(self, message: Any) -> bool:
+        self.sent.append(message)
+        return True
+
+    def close(self, *, after_flush: bool = False) -> None:
+        self.is_closed = True
+
+
+def test_a_client_that_withholds_what_it_was_asked_for_is_not_waited_for_without_an_end(
+    bridge: Bridge, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told what is missing, with code 3, and closed; one that sends something is waited for anew."""
+    client = _client(bridge, 1)
+    client.conduit = conduit = _Conduit()  # type: ignore[assignment]
+    client.wanted = {b"1": 1, b"2": 1}
+    bridge._wait_for(client)
+    assert client.patience is not None
+    first = client.patience
+    bridge._wait_for(client)
+    assert client.patience is not first
+    monkeypatch.setattr(bridging, "UPLOAD_S", 0.0)
+    bridge._wait_for(client)
+    loop.step(1.0)
+    (refusal,) = conduit.sent
+    assert refusal.code == 3
+    assert "no part of the program's files for 0 s, and 2 are missing" in refusal.text
+    assert conduit.is_closed
+    assert not bridge._clients
+
+
+def test_what_clients_send_while_there_is_no_master_is_bounded(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the next master; too much of it cuts off who sends it."""
+    monkeypatch.setattr(bridging, "MOST_WAITING", 3)
+    Master(bridge)
+    client = _client(bridge, 1)
+    client.conduit = conduit = _Conduit()  # type: ignore[assignment]
+    bridge.on_master_message(trunk.Accepted(1, NAME))
+    bridge.master_left()
+    for _ in range(3):
+        bridge._on_message(client, trunk.Interrupt(NAME, 2))
+    assert not conduit.is_closed
+    bridge._on_message(client, trunk.Interrupt(NAME, 2))
+    assert conduit.is_closed
+    assert [each for each in Master(bridge).told if isinstance(each, trunk.Interrupt)] == [trunk.Interrupt(NAME, 2)] * 3
