@@ -93,7 +93,7 @@ class Deployer:
         """Ask to run a program."""
         client = fields_of_installation(Installation("here", (3, 11, 0), WIRE_VERSION, "0.1", {}))
         plain = Specification(
-            "", ["prog.py"], "prog.py", "", [], [], manifest, "", [], [], [], is_forced=False, client=client
+            "", ["prog.py"], "prog.py", "", [], [], manifest, "", [], [], [], is_forced=False, client=client, python=""
         )
         self.say(trunk.Deploy(0, list(plain._replace(**changed)), False))
 
@@ -323,7 +323,7 @@ def _of_kind(kind: type[Any]) -> st.SearchStrategy[bytes]:
 def _specifications() -> st.SearchStrategy[bytes]:
     """What is to be run, one field of which is anything."""
     client = fields_of_installation(Installation("here", (3, 11, 0), WIRE_VERSION, "0.1", {}))
-    right = ["", ["p.py"], "p.py", "", [], [], [[X.digest, 1]], "", [], [], [], False, client]
+    right = ["", ["p.py"], "p.py", "", [], [], [[X.digest, 1]], "", [], [], [], False, client, ""]
 
     def changed(at: int, value: Any) -> bytes:
         fields = [*right[:at], value, *right[at + 1 :]]
