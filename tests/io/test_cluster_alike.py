@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Leftovers
-from tests.io.cluster import COMMAND, Cluster
+from tests.io.cluster import COMMAND, Cluster, daemon_below, kill
 
 HERE = ".".join(map(str, sys.version_info[:3]))
 
@@ -45,10 +45,10 @@ def spread(init: str = "", sizes: tuple[str, ...] = ("10 MiB",), on: str = "") -
 
 
 class Unlike(Cluster):
-    """Two nodes, of which one has something planted, or another Python."""
+    """Some nodes, of which one has something planted, or another Python."""
 
-    def __init__(self, folder: Path, leftovers: Leftovers, lines: tuple[str, ...] = ROOM) -> None:
-        super().__init__(folder, leftovers, 2, lines)
+    def __init__(self, folder: Path, leftovers: Leftovers, lines: tuple[str, ...] = ROOM, nodes: int = 2) -> None:
+        super().__init__(folder, leftovers, nodes, lines)
         self._plain = self.environment
         self._planted = 0
         self.pythons: dict[str, Path] = {}
@@ -350,3 +350,46 @@ def test_two_real_pythons_in_one_fabric(unlike: Unlike) -> None:
     assert "left out: n1 (Python: 3." in err
     assert f"here: {HERE}" in err
     assert code == 0
+
+
+def test_a_master_that_is_started_again_still_knows_what_the_program_is(tmp_path: Path, leftovers: Leftovers) -> None:
+    """The node that runs it has kept that: one that is not like it gets nothing, though all that is stated fits it."""
+    source = """
+        import os, sys, time
+        from constellation import Resources, SpawnError, init, spawn
+        def child():
+            pass
+        init()
+        print("begun", flush=True)
+        while not os.path.exists(sys.argv[1]):
+            time.sleep(0.02)
+        try:
+            spawn(child, resources=Resources(mem="300 MiB", cpu=0.1)).block()
+        except SpawnError as error:
+            print(type(error).__name__, error)
+    """
+    made = Unlike(tmp_path, leftovers, ('mem = "1 MiB"', 'mem = "200 MiB"', 'mem = "400 MiB"'), nodes=3)
+    try:
+        made.start("n1")
+        made.start("n2")
+        made.record("python=(3, 99, 1)")
+        made.start("n3")
+        made.wait_for_nodes()
+        made.unplant()
+        made.program("[project]\nname = 'x'\nversion = '1'\nrequires-python = '>=3.11'\n", "pyproject.toml")
+        signal = tmp_path / "go on"
+        client = made.begin(source, str(signal), options=("--format", "raw"))
+        assert client.stdout is not None
+        assert client.stdout.readline() == "begun\n"
+        daemon = daemon_below(made.daemons["n1"])
+        kill(daemon)
+        made.daemons["n1"].wait(30)
+        made.start("n1")
+        made.wait_for("n1", "is taken up")
+        signal.touch()
+        out, err = client.communicate(timeout=60)
+        assert out.startswith("Infeasible cannot place 300 MiB"), (out, err)
+        assert "3.99.1" in out
+        assert client.returncode == 0
+    finally:
+        made.stop()

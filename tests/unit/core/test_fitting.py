@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from constellation.core.fitting import Installation, Lack, alike, fit
+import pytest
+
+from constellation.core.fitting import Installation, Lack, Made, alike, fit, same_program
 
 HERE = Installation("here", (3, 12, 1), 3, "0.2.0", {"spread": "constellation-spread 1.0"})
 NODE = HERE._replace(title="n1")
@@ -99,3 +101,55 @@ def test_two_nodes_of_a_deployment_must_have_the_same_minor_version() -> None:
 def test_what_is_lacking_is_said_with_what_is_there() -> None:
     """For the log of a node."""
     assert str(Lack("numpy>=2", "1.26")) == "numpy>=2 (1.26)"
+
+
+PROGRAM = Made((("spread", "constellation-spread 1.0"),), (("numpy", "1.26"),), "tcp")
+
+
+def test_two_nodes_of_a_deployment_must_have_its_plugins_in_one_version() -> None:
+    """Both ends of a link run them; a module of the program's own travels with it, and a default is everywhere."""
+    other = NODE._replace(title="n2")
+    assert alike(NODE, other, ["spread", "pickle", "prog.mine"]).fits
+    found = alike(NODE, other._replace(plugins={"spread": "constellation-spread 2.0"}), ["spread"])
+    assert found.brief == "plugin spread: constellation-spread 2.0, n1: constellation-spread 1.0"
+    assert found.commands == ("on n2: pip install constellation-spread==1.0; then start the node again",)
+    assert alike(NODE, other._replace(plugins={}), ["spread"]).brief.startswith("plugin spread: not installed")
+
+
+def test_the_same_program_on_two_nodes() -> None:
+    """Without a word; a package in another version is noted."""
+    assert same_program("n1", PROGRAM, "n2", PROGRAM) == ("", ())
+    other = PROGRAM._replace(packages=(("numpy", "2.0"), ("more", "1")))
+    assert same_program("n1", PROGRAM, "n2", other) == ("", ("numpy is 1.26 on n1 and 2.0 on n2",))
+
+
+@pytest.mark.parametrize(
+    ("made", "row", "command"),
+    [
+        (
+            PROGRAM._replace(plugins=(("spread", "constellation-spread 2.0"),)),
+            "plugin spread  constellation-spread 1.0  constellation-spread 2.0",
+            "on n2: pip install constellation-spread==1.0; then start the node again",
+        ),
+        (PROGRAM._replace(plugins=()), "plugin spread  constellation-spread 1.0  not enabled", "on n2: pip install"),
+        (
+            PROGRAM._replace(plugins=(*PROGRAM.plugins, ("more", ""))),
+            "plugin more  not enabled  a module",
+            "have the program name the same plugins everywhere",
+        ),
+        (PROGRAM._replace(transport="slow"), "transport  tcp  slow", "have the program choose the same transport"),
+    ],
+)
+def test_another_program_under_the_same_name_is_refused(made: Made, row: str, command: str) -> None:
+    """Because a plugin is another, or the program decides by where it runs."""
+    wrong, _ = same_program("n1", PROGRAM, "n2", made)
+    assert row in wrong
+    assert command in wrong
+
+
+def test_what_a_program_is_travels_and_is_checked() -> None:
+    """As plain values, out of a process of the program."""
+    assert Made.from_fields(PROGRAM.to_fields()) == PROGRAM
+    for fields in ([], [1, 2, 3], [[["a"]], [], ""], [[], [], "", ""]):
+        with pytest.raises(ValueError, match="not what a program is"):
+            Made.from_fields(fields)

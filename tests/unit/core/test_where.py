@@ -114,3 +114,61 @@ def test_a_draining_node_takes_nothing_more() -> None:
     made.check()
     made.node_left(1)
     made.check()
+
+
+def _of(deployment: int, on: Any = None) -> Where:
+    """What is said of a demand of a deployment."""
+    return _where(on)._replace(deployment=deployment)
+
+
+def test_nodes_that_do_not_fit_a_deployment_are_left_out_for_its_demands_alone() -> None:
+    """The scheduler's choice is n1, and stays so for others; where only what is left out has room, a demand waits."""
+    made = _placement()
+    assert made.leave_out(7, 1) == []
+    assert made.submit(1, SMALL, True, 0.0, _of(7)) == [Placed(1, 2)]
+    assert made.submit(2, SMALL, True, 0.0, _of(8)) == [Placed(2, 1)]
+    made.leave_out(7, 3)
+    assert made.submit(3, Resources(mem=185, cpu=0.1), True, 0.0, _of(7)) == [Placed(3, 2)]
+    assert made.submit(4, Resources(mem=100, cpu=0.1), True, 0.0, _of(7)) == [Queued(4)]
+    assert made.released(3, 1.0) == [Placed(4, 2)]
+    made.check()
+
+
+def test_a_demand_that_only_a_left_out_node_could_hold_is_refused() -> None:
+    """At once, and where it waited too; the words tell what does not fit from what is too small."""
+    made = _placement()
+    made.leave_out(7, 3)
+    (refused,) = made.submit(1, Resources(mem=250, cpu=0.1), True, 0.0, _of(7))
+    assert isinstance(refused, RefusedDemand)
+    assert "the largest node that the program fits has 200 B, 2 cores (n2)" in refused.text
+    (named,) = made.submit(2, SMALL, True, 0.0, _of(7, "n3"))
+    assert isinstance(named, RefusedDemand)
+    assert "on node n3: the program does not fit n3" in named.text
+    whole = Resources(mem=200, cpu=0.1)
+    assert made.submit(3, whole, True, 0.0, _of(7)) == [Placed(3, 2)]
+    assert made.submit(4, whole, True, 0.0, _of(7)) == [Queued(4)]
+    (last,) = made.leave_out(7, 2)
+    assert isinstance(last, RefusedDemand)
+    assert last.demand_id == 4
+    made.leave_out(7, 1)
+    (nowhere,) = made.submit(5, SMALL, True, 0.0, _of(7))
+    assert isinstance(nowhere, RefusedDemand)
+    assert "the program does not fit n1, n2, n3" in nowhere.text
+    made.check()
+
+
+def test_a_node_that_is_left_out_before_it_joins_takes_no_waiting_demand() -> None:
+    """And one that comes back has been mended, until somebody says otherwise; a deployment that is over is forgotten."""
+    made = _placement()
+    for node in (1, 2, 3):
+        made.submit(node, Resources(mem=100 * node, cpu=0.1), True, 0.0)
+    assert made.submit(4, SMALL, True, 0.0, _of(7)) == [Queued(4)]
+    made.leave_out(7, 4)
+    capacity = Resources(mem=100, cpu=1)
+    assert made.node_joined(NodeView(4, "n4", capacity, capacity)) == []
+    made.node_left(4)
+    assert made.node_joined(NodeView(4, "n4", capacity, capacity)) == [Placed(4, 4)]
+    made.leave_out(7, 4)
+    made.forget_deployment(7)
+    assert made.submit(5, SMALL, True, 0.0, _of(7)) == [Placed(5, 4)]
+    made.check()
