@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -13,13 +15,13 @@ from constellation.cli import completion
 from constellation.cli.options import Shared, shared_options, split_pair
 from constellation.cli.run import read_capacity
 from constellation.core.address import parse_address
-from constellation.core.errors import UsageError
+from constellation.core.errors import ConstellationError, UsageError
 from constellation.core.finding import refuse_unknown
+from constellation.core.leaving import DRAIN_LIMIT
 from constellation.core.role import NAME_RULE, is_name
+from constellation.fabric.journal import ERROR, FORMATS, Journal
 from constellation.fabric.master import this_computer
 from constellation.fabric.nodesfile import load
-
-LOG_FORMATS = ("text", "json")
 
 
 def _daemon_options(function: Any) -> Any:
@@ -50,7 +52,15 @@ def _daemon_options(function: Any) -> Any:
             metavar="FOLDER",
             help="For its files; else XDG_STATE_HOME/constellation, and for root /var/lib/constellation.",
         ),
-        click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", help="How it logs on stderr."),
+        click.option(
+            "--drain-limit",
+            metavar="SECONDS",
+            type=float,
+            default=DRAIN_LIMIT,
+            show_default=True,
+            help="How long what runs may go on after SIGTERM, before it is asked to end; 0: not at all.",
+        ),
+        click.option("--log-format", type=click.Choice(FORMATS), default="text", help="How it logs on stderr."),
     ):
         function = option(function)
     return shared_options(function)
@@ -76,18 +86,11 @@ def node(context: click.Context, /, address: str | None, join: str | None, **opt
     With --join the node needs no line in nodes.toml. Links to nodes that listen are dialled from here; links to others that
     only dial out are relayed by the master's node.
 
-    On loopback no credential is needed; elsewhere see `constellation keygen`. Exit codes: 0 stopped, 2 wrong use,
-    3 the address or the credential cannot be used.
+    On loopback no credential is needed; elsewhere see `constellation keygen`. SIGTERM has it drain first (--drain-limit),
+    Ctrl-C ends it at once. Exit codes: 0 stopped, 2 wrong use, 3 the address or the credential cannot be used, 1 it was
+    killed.
     """  # noqa: D301  # the mark is click's
-    if join is not None:
-        config = _config(context, join, options, None)
-        sys.exit(serve(config | {"join": join, "name": _joining_name(address, join, options)}))
-    if address is None:
-        raise UsageError(
-            "cannot be a node of no address: expected ADDR, where it listens (10.0.0.2:5000), or, on a computer that "
-            "nobody can dial, --join with the address of the master"
-        )
-    sys.exit(serve(_config(context, address, options, None)))
+    sys.exit(_run("node", address or join or "", options, lambda: _node_config(context, address, join, options)))
 
 
 @click.command()
@@ -117,8 +120,39 @@ def master(context: click.Context, /, address: str, nodes: str | None, **options
         mem = "100 GiB"
         cpu = 16
 
-    Exit codes: 0 stopped, 2 wrong use, 3 the address or the credential cannot be used.
+    SIGTERM has its own node drain first (--drain-limit), Ctrl-C ends it at once. Exit codes: 0 stopped, 2 wrong use, 3 the
+    address or the credential cannot be used, 1 it was killed.
     """  # noqa: D301  # the mark is click's
+    sys.exit(_run("master", address, options, lambda: _master_config(context, address, nodes, options)))
+
+
+def _run(role: str, address: str, options: dict[str, Any], config: Callable[[], dict[str, Any]]) -> int:
+    """Blocks. Be a daemon; what is wrong is said in the form of its log."""
+    if options["log_format"] == "text":
+        return serve(config())
+    try:
+        made = config()
+    except ConstellationError as error:
+        Journal("json", role, lambda: options["name"] or address).write(str(error), level=ERROR)
+        return 2
+    return serve(made)
+
+
+def _node_config(
+    context: click.Context, address: str | None, join: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    if join is not None:
+        config = _config(context, join, options, None)
+        return config | {"join": join, "name": _joining_name(address, join, options)}
+    if address is None:
+        raise UsageError(
+            "cannot be a node of no address: expected ADDR, where it listens (10.0.0.2:5000), or, on a computer that "
+            "nobody can dial, --join with the address of the master"
+        )
+    return _config(context, address, options, None)
+
+
+def _master_config(context: click.Context, address: str, nodes: str | None, options: dict[str, Any]) -> dict[str, Any]:
     entries = list(load(nodes).nodes) if nodes is not None else []
     config = _config(context, address, options, [entry._asdict() for entry in entries])
     config |= {key: options[key] for key in ("lease", "scheduler")} | {"file": nodes or ""}
@@ -127,7 +161,7 @@ def master(context: click.Context, /, address: str, nodes: str | None, **options
     config["bridge_bind"] = options["bridge"] or next_port
     if options["lease"] < 1:
         raise UsageError(f"cannot use --lease {options['lease']:g}: expected at least one second")
-    sys.exit(serve(config))
+    return config
 
 
 def _joining_name(address: str | None, join: str, options: dict[str, Any]) -> str:
@@ -167,6 +201,8 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
     state = state_folder(options["state"])
     if os.pathsep in os.path.abspath(state):
         raise UsageError(f"cannot keep files in {state!r}: expected a folder without a colon, with --state")
+    if not 0 <= options["drain_limit"] < float("inf"):
+        raise UsageError(f"cannot use --drain-limit {options['drain_limit']:g}: expected seconds, 0 or more")
     capacity = read_capacity(options["mem"], options["cpu"], options["custom"]) or this_computer()
     return {
         "address": address,
@@ -181,6 +217,7 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
         "plugins": list(shared.plugins),
         "plugin_options": dict(shared.plugin_options),
         "log_format": options["log_format"],
+        "drain_limit": options["drain_limit"],
         "nodes": nodes,
         "file": "",
         "lease": 5.0,
@@ -195,11 +232,14 @@ def serve(config: dict[str, Any]) -> int:
     Returns:
         The exit code.
     """
-    from constellation.fabric import keeper  # late, like all that only daemons need
+    from constellation.fabric import keeper, notices  # late, like all that only daemons need
 
     read_end, write_end = os.pipe()
+    manager, watchdog = notices.take(os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
+    # What asks for an end while the daemon is being loaded waits until it can hear it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
     os_pid = os.fork()
     if os_pid == 0:
         os.close(write_end)
@@ -207,11 +247,19 @@ def serve(config: dict[str, Any]) -> int:
 
         code = 1
         try:
-            code = be(config, read_end)
+            code = be({**config, "watchdog": watchdog}, read_end, None if manager is None else manager.daemon_end)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
             sys.stderr.flush()
             os._exit(code)
     os.close(read_end)
-    return keeper.main(os_pid, write_end, of_all_users=os.geteuid() == 0)
+    name = config["name"] or config["address"]
+    journal = Journal(config["log_format"], "keeper", lambda: name)
+    return keeper.main(
+        os_pid,
+        write_end,
+        of_all_users=os.geteuid() == 0,
+        manager=manager,
+        say=lambda text: journal.write(text, level=ERROR),
+    )

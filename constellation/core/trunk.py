@@ -459,10 +459,17 @@ class Examined(NamedTuple):
     """For each address: how far it came, what failed, seconds there and back (`fabric/probing.py`)."""
 
 
+class Draining(NamedTuple):
+    """node -> master: it is to stop, and what runs there goes on for a while; place nothing there. `Leave` follows."""
+
+    reason: str
+
+
 TrunkMessage: TypeAlias = (
     Hello | Join | Welcome | Beat | Up | Down | More | Acked | Open | Shut | Gone | Need | Chunk | Inventory | Leave
     | Come | Refuse
     | Ping | Pong | Examine | Examined
+    | Draining
 )  # fmt: skip
 
 TRUNK: Final = Schema(
@@ -471,6 +478,7 @@ TRUNK: Final = Schema(
         Hello, Join, Welcome, Beat, Up, Down, More, Acked, Open, Shut, Gone, Need, Chunk, Inventory, Leave,
         Come, Refuse,
         Ping, Pong, Examine, Examined,
+        Draining,
     ),
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ from constellation.core.specification import read_specification
 from constellation.fabric.aside import Aside
 from constellation.fabric.bundle import most_outline_chunks
 from constellation.fabric.conduit import Conduit
+from constellation.fabric.journal import WARNING
 from constellation.fabric.spool import Spool
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from constellation.core.preamble import Preamble
     from constellation.fabric.depot import Depot
+    from constellation.fabric.journal import Log
     from constellation.fabric.loop import Loop, Timer
 
 REJOIN_S: Final = 30.0
@@ -71,8 +73,9 @@ def _nothing() -> None:
 class _Client:
     """A connection of a client, and what it watches."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, peer: str = "") -> None:
         self.number = number
+        self.peer = peer
         self.owner = ""
         self.conduit: Conduit | None = None
         self.asked: trunk.Deploy | trunk.Question | None = None
@@ -132,7 +135,7 @@ class Bridge:
         folder: str,
         context: Callable[[], Any],
         depot: Depot,
-        log: Callable[[str], None],
+        log: Log,
     ) -> None:
         self._loop = loop
         self._folder = folder
@@ -280,7 +283,8 @@ class Bridge:
             kept.spool.append(number, fields, node_id, source)
         except OSError as error:
             # Not acknowledged: the master keeps it, and the nodes their output.
-            self._log(f"the events of {name.hex()[:7]} cannot be kept in {self._folder}: {error.strerror}; tried again")
+            text = f"the events of {name.hex()[:7]} cannot be kept in {self._folder}: {error.strerror}; tried again"
+            self._log(text, level=WARNING, deployment=name)
             self._loop.call_later(DISK_RETRY_S, self._renew)
             return
         self._tell_master(trunk.Stored(name, number))
@@ -302,7 +306,7 @@ class Bridge:
     def accepted(self, sock: socket.socket, _preamble: Preamble, peer: str) -> None:
         """A client has dialled, and shown the preamble of one."""
         self._count += 1
-        client = self._clients[self._count] = _Client(self._count)
+        client = self._clients[self._count] = _Client(self._count, peer)
 
         def ready(role: Role) -> None:
             check_role(role, DEPLOYER)
@@ -332,7 +336,7 @@ class Bridge:
         client.release = _nothing
         if client.watching is None or not client.is_lasting:
             if not client.owner or reason.endswith("it is cut off"):
-                self._log(reason)
+                self._log(reason, level=WARNING, peer=client.peer)
             return
         kept = self._kept.get(client.watching)
         if kept is not None and kept.spool.code is None:
@@ -371,14 +375,14 @@ class Bridge:
             self._tell_master(message)
 
     def _send_away(self, client: _Client, text: str) -> None:
-        self._log(f"a client of {client.owner} is refused: {text}")
+        self._log(f"a client of {client.owner} is refused: {text}", level=WARNING, peer=client.peer)
         client.send(trunk.Refusal(0, text, UNREACHABLE))
         if client.conduit is not None:
             client.conduit.close(after_flush=True)
         self._ended(client, "")
 
     def _cut_off(self, client: _Client, what: str) -> None:
-        self._log(f"a client of {client.owner} is cut off: it {what}")
+        self._log(f"a client of {client.owner} is cut off: it {what}", level=WARNING, peer=client.peer)
         if client.conduit is not None:
             client.conduit.close()
         self._ended(client, "")
@@ -410,7 +414,7 @@ class Bridge:
             self._wait_for(client)
             return
         if client.moved:
-            self._log(f"{client.moved} bytes of files came from {client.owner}")
+            self._log(f"{client.moved} bytes of files came from {client.owner}", peer=client.peer)
         client.manifest = specification.manifest
         client.is_lasting = not is_detached
         owned = specification._replace(owner=client.owner)

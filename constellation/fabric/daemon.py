@@ -20,8 +20,10 @@ from constellation.core import trunk
 from constellation.core.address import Address, parse_address
 from constellation.core.preamble import Preamble, Purpose
 from constellation.core.resources import Resources
+from constellation.core.settings import GRACE
 from constellation.core.trunk import Specification
 from constellation.fabric.dialling import Dial
+from constellation.fabric.journal import ERROR, WARNING, Log
 from constellation.fabric.loop import Loop
 from constellation.fabric.parts import Kept, Part
 
@@ -113,7 +115,7 @@ class NodeDaemon:
         settings: Settings,
         security: Security,
         files: Files,
-        log: Callable[[str], None],
+        log: Log,
         foreign: ForeignTransports | None = None,
         groups: Groups | None = None,
     ) -> None:
@@ -145,6 +147,11 @@ class NodeDaemon:
         """Looks at this computer, for `constellation doctor`."""
         self._file: tuple[int | None, int | None] = (None, None)
         """What the master's file says of memory and cores."""
+        self._draining = ""
+        """Why nothing more is to be placed here; empty: it may be."""
+        self._ending = ""
+        """What is said to the processes that are asked to end, because the node ends; empty: none are."""
+        self._asked: set[bytes] = set()
         self._dials: set[Dial] = set()
         loop.call_later(_LOOK_S, self._look)
 
@@ -162,7 +169,7 @@ class NodeDaemon:
         """The connection to the master has gone; the lease goes on."""
         if self._trunk is connection:
             self._trunk = None
-            self._log(f"the master is not heard any more: {reason}")
+            self._log(f"the master is not heard any more: {reason}", level=WARNING)
 
     def is_attached_to(self, connection: Trunk) -> bool:
         """Whether that is the connection to its master."""
@@ -228,7 +235,7 @@ class NodeDaemon:
             # It would be missed for ever: what is kept is sent again to a master that comes anew, and in its order.
             self._trunk = None
             connection.close()
-            self._log("the master reads nothing any more: the connection is closed")
+            self._log("the master reads nothing any more: the connection is closed", level=WARNING)
 
     def _joined(self, deployment: bytes, payload: bytes) -> bytes:
         pieces = self._pieces.pop(deployment, None)
@@ -286,6 +293,8 @@ class NodeDaemon:
                     self._up(part, Kept(0, trunk.STATION.fields_of(said), payload))
             for kept in part.kept:
                 self._up(part, kept)
+        if self._draining:  # this master may be another one, which does not know it
+            self._send(trunk.Draining(self._draining))
         self._files.again()
         self._log(f"in the fabric, as node {node_id} {self.settings.name!r}")
 
@@ -306,7 +315,8 @@ class NodeDaemon:
         self._loop.call_later(_LOOK_S, self._look)
         silent = self._silent
         if silent > self._lease and self.is_busy:
-            self._log(f"no word from the master for {silent:.1f} s, so the lease is over: what runs here is killed")
+            text = f"no word from the master for {silent:.1f} s, so the lease is over: what runs here is killed"
+            self._log(text, level=ERROR)
             for part in list(self._parts.values()):
                 self._forget(part)
                 self._over_here(part)
@@ -370,7 +380,8 @@ class NodeDaemon:
     def _gone(self, part: Part, reason: str) -> None:
         part.is_over = True
         if self._parts.get(part.deployment) is part:
-            self._log(f"deployment {part.deployment.hex()[:7]} is over here: {reason}")
+            text = f"deployment {part.deployment.hex()[:7]} is over here: {reason}"
+            self._log(text, level=WARNING, deployment=part.deployment)
             self._over_here(part, reason)
             self._forget(part)
 
@@ -411,6 +422,46 @@ class NodeDaemon:
         """Ask the master for chunks of files."""
         self._send(trunk.Need(deployment, list(digests)))
 
+    @property
+    def is_in(self) -> bool:
+        """Whether the master has welcomed this node, and is connected."""
+        return self._is_in and self._trunk is not None
+
+    @property
+    def count(self) -> int:
+        """How many processes run here, or are about to."""
+        return sum(len(part.living) for part in self._parts.values())
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing runs here any more, and the master has what it wrote.
+
+        What has not begun when all are asked to end does not count: the master has it begin elsewhere.
+        """
+        if self._ending:
+            return not any(part.begun or part.kept for part in self._parts.values())
+        return all(part.is_idle for part in self._parts.values())
+
+    def drain(self, reason: str) -> None:
+        """Have nothing more placed here; what runs goes on."""
+        self._draining = reason
+        if self._is_in:
+            self._send(trunk.Draining(reason))
+
+    def ask_all(self, cause: str = "") -> None:
+        """Ask all that runs here to end, with the grace time, but no longer one than is usual; those that begin later too.
+
+        Args:
+            cause: For their certificates; it may be left out when it is done once more.
+        """
+        self._ending = cause or self._ending
+        for part in self._parts.values():
+            settings = {str(name): value for name, value in part.specification.settings}
+            for key in part.begun:
+                if key not in self._asked:
+                    self._asked.add(key)
+                    part.down(trunk.Ask(key, self._ending, min(GRACE, float(settings.get("grace", GRACE)))))
+
     def leave(self, reason: str) -> None:
         """Tell the master that this node stops."""
         self._is_leaving = True
@@ -438,6 +489,8 @@ class NodeDaemon:
         if part is None or number <= part.last_down:  # it came before the connection broke
             return
         part.last_down = number
+        if self._ending and isinstance(message, trunk.Start):
+            return  # it was on its way before the master knew; it begins elsewhere when this node has left
         if isinstance(message, trunk.Dial | trunk.Meet):
             part.ledger.down(message)
             self._dial(part, message)
@@ -490,9 +543,13 @@ class NodeDaemon:
             if preamble.target in part.living:
                 message = trunk.Dialled(preamble.target, preamble.source, preamble.number, False)
                 if not part.pass_on(message, sock):
-                    self._log(f"a link from {peer} came too late: its process has ended")
+                    self._log(
+                        f"a link from {peer} came too late: its process has ended",
+                        deployment=part.deployment,
+                        peer=peer,
+                    )
                 return
-        self._log(f"a link from {peer} is closed: no process of that name runs here")
+        self._log(f"a link from {peer} is closed: no process of that name runs here", level=WARNING, peer=peer)
         sock.close()
 
 

@@ -28,12 +28,14 @@ from constellation.core.trunk import Specification
 from constellation.core.where import ANYWHERE, Where
 from constellation.fabric.deployments import Deployment, RemoteComputer, is_dialling_out
 from constellation.fabric.examining import Examination
+from constellation.fabric.journal import WARNING
 from constellation.fabric.rebuilding import LOST, Held, Rebuild
 
 if TYPE_CHECKING:
     from constellation.core.contracts import Scheduler
     from constellation.core.relaying import Order
     from constellation.fabric.daemon import Trunk
+    from constellation.fabric.journal import Log
     from constellation.fabric.loop import Loop
     from constellation.fabric.relaying import Relaying
 
@@ -239,7 +241,7 @@ class FabricMaster:
         version: str,
         chunk: Callable[[str, bytes], bytes | None],
         news: Callable[..., None],
-        log: Callable[[str], None],
+        log: Log,
     ) -> None:
         self.nodes: dict[int, NodeRecord] = {}
         self.own: NodeRecord | None = None
@@ -312,7 +314,8 @@ class FabricMaster:
             self.disconnected(record, record.trunk, "it has dialled again")
         if record is not None and record.trunk is not None and record.trunk is not connection:
             if now - record.heard < self.lease:
-                self._log(f"a second node called {message.name!r} is refused: give it another name, with --name")
+                text = f"a second node called {message.name!r} is refused: give it another name, with --name"
+                self._log(text, level=WARNING, peer=message.address)
                 return None
             self.node_lost(record, "it was not heard, and has come again")
             record = None
@@ -346,7 +349,8 @@ class FabricMaster:
             deployment = Deployment(self._loop, self, name, Specification(*specification))
             deployment.rebuild = Rebuild()
             self.deployments[name] = deployment
-            self._log(f"deployment {name.hex()[:7]} of {deployment.specification.owner} is taken up")
+            text = f"deployment {name.hex()[:7]} of {deployment.specification.owner} is taken up"
+            self._log(text, deployment=name)
         record.lines[name] = _Line(last_down)
         return name
 
@@ -399,7 +403,8 @@ class FabricMaster:
             deployment.node_joins(node_id, record.installation)
         self.nodes[node_id] = record
         self.carry_out(self.placement.node_joined(view, self._loop.now()))
-        self._log(f"node {node_id} {message.name!r} at {record.address or 'no address'} joined, with {capacity}")
+        text = f"node {node_id} {message.name!r} at {record.address or 'no address'} joined, with {capacity}"
+        self._log(text, peer=record.address)
         self.news("node_joined", node=view)
         return record
 
@@ -408,13 +413,13 @@ class FabricMaster:
         if record.trunk is connection:
             record.trunk = None
             record.pieces.clear()
-            self._log(f"node {record.name!r} is not connected: {reason}")
+            self._log(f"node {record.name!r} is not connected: {reason}", level=WARNING, peer=record.address)
 
     def node_lost(self, record: NodeRecord, reason: str) -> None:
         """A node is not used any more, and what it ran is over."""
         if self.nodes.get(record.id) is not record:
             return
-        self._log(f"node {record.name!r} is lost: {reason}")
+        self._log(f"node {record.name!r} is lost: {reason}", level=WARNING, peer=record.address)
         if record.trunk is not None:
             record.trunk.close()
             record.trunk = None
@@ -475,6 +480,9 @@ class FabricMaster:
                 self._part_gone(record, name, cause)
             case trunk.Need(name, digests) if name in self.deployments:
                 self._give_chunks(record, name, digests)
+            case trunk.Draining(reason):
+                self._log(f"node {record.name!r} drains: {reason}", peer=record.address)
+                self._drain(record)
             case trunk.Leave(reason):
                 self.node_lost(record, reason)
             case trunk.Pong() | trunk.Examined():
@@ -499,7 +507,8 @@ class FabricMaster:
             try:
                 data = self._chunk(owner, bytes(digest))
             except (ValueError, DeployError) as error:
-                self._log(f"node {record.name!r} cannot have a part of the files of {owner}: {error}")
+                text = f"node {record.name!r} cannot have a part of the files of {owner}: {error}"
+                self._log(text, level=WARNING, deployment=name, peer=record.address)
                 data = None
             self._send(record, trunk.Chunk(name, bytes(digest), data if data is not None else b""))
 
@@ -672,14 +681,15 @@ class FabricMaster:
             # Events that are missing between others would be lost: the bridge comes again, and says what it has.
             self._bridge = None
             line.close()
-            self._log("the bridge reads nothing any more: the connection is closed")
+            self._log("the bridge reads nothing any more: the connection is closed", level=WARNING)
 
     def _deploy(self, client: int, specification: Specification) -> None:
         name = os.urandom(trunk.DEPLOYMENT_BYTES)
         deployment = Deployment(self._loop, self, name, specification)
         self.deployments[name] = deployment
         self._tell_bridge(trunk.Accepted(client, name))
-        self._log(f"deployment {name.hex()[:7]} of {specification.owner}: {' '.join(map(str, specification.program))}")
+        text = f"deployment {name.hex()[:7]} of {specification.owner}: {' '.join(map(str, specification.program))}"
+        self._log(text, deployment=name)
         deployment.begin()
 
     def _answer(self, client: int, kind: str, argument: str, owner: str) -> None:

@@ -22,6 +22,7 @@ from constellation.core import preamble as packets
 from constellation.core.address import Address
 from constellation.core.errors import HandshakeError, UsageError
 from constellation.core.preamble import PREAMBLE_BYTES, Preamble, Purpose, Replays
+from constellation.fabric.journal import WARNING, Log
 from constellation.fabric.loop import Loop, Timer
 
 PREAMBLE_TIME: Final = 10.0
@@ -109,7 +110,7 @@ class FrontDoor:
         listener: socket.socket | Entrance,
         keys: Mapping[Purpose, bytes],
         on_accepted: Callable[[socket.socket, Preamble, str], None],
-        log: Callable[[str], None],
+        log: Log,
         limits: Limits = _DEFAULT_LIMITS,
     ) -> None:
         self._loop = loop
@@ -175,7 +176,8 @@ class FrontDoor:
         if now >= self._short_until:
             self._log(
                 f"no descriptor is left for connections to {self.address}: they are closed until there is "
-                "(ulimit -n, or LimitNOFILE of the service, raises the limit)"
+                "(ulimit -n, or LimitNOFILE of the service, raises the limit)",
+                level=WARNING,
             )
         self._short_until = now + _SAID_ONCE_IN
         if self._pending:
@@ -296,7 +298,7 @@ class RefusalLog:
     WINDOW: Final = 10.0
     MOST_LINES: Final = 32
 
-    def __init__(self, loop: Loop, log: Callable[[str], None]) -> None:
+    def __init__(self, loop: Loop, log: Log) -> None:
         self._loop = loop
         self._log = log
         self._hosts: dict[str, int] = {}
@@ -310,7 +312,7 @@ class RefusalLog:
             self._hosts[peer.host] = count + 1
         elif len(self._hosts) < self.MOST_LINES:
             self._hosts[peer.host] = 0
-            self._log(f"refused a connection from {peer}: {reason}")
+            self._log(f"refused a connection from {peer}: {reason}", level=WARNING, peer=str(peer))
         else:
             self._others += 1
         if self._timer is None:
@@ -323,7 +325,7 @@ class RefusalLog:
         if rest:
             most = ", ".join(f"{host} ({count})" for count, host in counts[:5])
             where = f", most of them from {most}" if most else ""
-            self._log(f"refused {rest} more connections in the last {self.WINDOW:.0f} s{where}")
+            self._log(f"refused {rest} more connections in the last {self.WINDOW:.0f} s{where}", level=WARNING)
         self._hosts.clear()
         self._others = 0
 

@@ -15,14 +15,28 @@ import os
 import signal
 import time
 
+TYPE_CHECKING = False  # typing takes longer to load than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from constellation.fabric.notices import ManagerLine
+
 _PR_SET_CHILD_SUBREAPER = 36
 _SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, here: typed at the terminal, whose whole group gets it
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _SWEEP_LIMIT_S = 10.0
-_WATCHED = (*_PASSED_ON, signal.SIGCHLD)
+_WATCHED = (*_PASSED_ON, signal.SIGCHLD, signal.SIGIO)  # SIGIO: there is something for the service manager
 
 
-def main(fabric: int, keeper_end: int, book: int = -1, *, of_all_users: bool = False) -> int:
+def main(
+    fabric: int,
+    keeper_end: int,
+    book: int = -1,
+    *,
+    of_all_users: bool = False,
+    manager: ManagerLine | None = None,
+    say: Callable[[str], None] | None = None,
+) -> int:
     """Blocks. Keep a fabric until its end, then sweep.
 
     Args:
@@ -31,6 +45,8 @@ def main(fabric: int, keeper_end: int, book: int = -1, *, of_all_users: bool = F
             the terminal's settings have been remembered and the fabric may change them.
         book: Memory in which the fabric notes its processes; below 0: there is none.
         of_all_users: Whether the fabric runs programs as other users: what those of an earlier one have left is swept too.
+        manager: The way from the fabric to the service manager.
+        say: Writes a line of the log; without it the line goes to stderr as it is.
 
     Returns:
         The exit code: the fabric's, or 1 where a signal killed it.
@@ -42,8 +58,12 @@ def main(fabric: int, keeper_end: int, book: int = -1, *, of_all_users: bool = F
     terminal = _terminal_settings()
     with contextlib.suppress(OSError):
         os.write(keeper_end, b"k")
+    if manager is not None:
+        manager.begin()
     _sweep_earlier(of_all_users=of_all_users)
     while (status := _reap(fabric)) is None:
+        if manager is not None:
+            manager.pass_on()
         news = signal.sigwaitinfo(_WATCHED)
         if news.si_signo not in _PASSED_ON or news.si_signo in ignored:
             continue
@@ -51,6 +71,8 @@ def main(fabric: int, keeper_end: int, book: int = -1, *, of_all_users: bool = F
             continue
         with contextlib.suppress(ProcessLookupError):
             os.kill(fabric, news.si_signo)
+    if manager is not None:
+        manager.pass_on()
     sweep()
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
@@ -60,10 +82,12 @@ def main(fabric: int, keeper_end: int, book: int = -1, *, of_all_users: bool = F
     _restore(terminal)
     _remove_groups()
     _say_last_words(book, code)
-    with contextlib.suppress(OSError):
-        os.write(
-            2, f"constellation: the fabric was killed by {_name(-code)}; all its processes have been killed\n".encode()
-        )
+    text = f"the fabric was killed by {_name(-code)}; all its processes have been killed"
+    if say is not None:
+        say(text)
+    else:
+        with contextlib.suppress(OSError):
+            os.write(2, f"constellation: {text}\n".encode())
     return 1
 
 

@@ -112,6 +112,18 @@ class Part:
         self._stderr = -1
         self.os_pid = 0
         self.is_over = False
+        self._is_trying = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs here, and the master has all that has."""
+        return not (self.living or self._is_trying or self.kept)
+
+    @property
+    def begun(self) -> list[bytes]:
+        """Keys of the processes that run here."""
+        entries = self.ledger.entries
+        return [key for key in self.living if key in entries and entries[key].began]
 
     # The monitor process
 
@@ -214,6 +226,8 @@ class Part:
         """Pass a message on, with its payload, now or when the monitor process is there."""
         if isinstance(message, trunk.Start):
             self.living.add(message.pid)
+        elif isinstance(message, trunk.Recce):
+            self._is_trying = True
         self.ledger.down(message)
         if self.is_over:
             return
@@ -274,6 +288,8 @@ class Part:
     def tell(self, message: trunk.StationMessage, payload: bytes = b"") -> None:
         """Tell the coordinator something of this part."""
         self._number += 1
+        if isinstance(message, trunk.Reached | trunk.Missed):
+            self._is_trying = False
         self.ledger.up(self._number, message, payload)
         kept = Kept(self._number, trunk.STATION.fields_of(message), payload, _size(message, payload))
         self.kept.append(kept)

@@ -19,9 +19,11 @@ from constellation.fabric.aside import Aside
 from constellation.fabric.daemon import remove_folder
 from constellation.fabric.depot import Depot, folder_of
 from constellation.fabric.environments import Environments
+from constellation.fabric.journal import WARNING
 from constellation.fabric.preparing import Kit, Preparation, Ready
 
 if TYPE_CHECKING:
+    from constellation.fabric.journal import Log
     from constellation.fabric.loop import Loop
     from constellation.fabric.parts import Part
     from constellation.fabric.users import Account
@@ -68,7 +70,7 @@ class Provision:
         folder: str,
         need: Callable[[bytes, list[bytes]], None],
         name: Callable[[], str],
-        log: Callable[[str], None],
+        log: Log,
         accounts: Accounts,
     ) -> None:
         self._accounts = accounts
@@ -122,7 +124,8 @@ class Provision:
             os.makedirs(part.folder, mode=self._mode)
             os.chmod(part.folder, self._mode)
         except ConstellationError as error:
-            self._log(f"deployment {part.deployment.hex()[:7]} of {part.specification.owner!r} is refused: {error}")
+            text = f"deployment {part.deployment.hex()[:7]} of {part.specification.owner!r} is refused: {error}"
+            self._log(text, level=WARNING, deployment=part.deployment)
             on_failed(str(error))
             return
         except OSError as error:

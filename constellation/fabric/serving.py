@@ -40,6 +40,7 @@ from constellation.fabric.bridging import Bridge
 from constellation.fabric.conduit import Conduit
 from constellation.fabric.credential import NodeCredential, load_node
 from constellation.fabric.daemon import NodeDaemon, Settings
+from constellation.fabric.departure import Departure
 from constellation.fabric.depot import Depot
 from constellation.fabric.dialling import Dial
 from constellation.fabric.examining import Examiner
@@ -47,9 +48,10 @@ from constellation.fabric.fabricmaster import BridgeLine, FabricMaster, NodeReco
 from constellation.fabric.foreign import ForeignTransports
 from constellation.fabric.front import Entrance, FrontDoor, TcpEntrance, listen
 from constellation.fabric.joining import Guest, JoinLine, hold, refuse
-from constellation.fabric.journal import Journal
+from constellation.fabric.journal import WARNING, Journal, Log
 from constellation.fabric.loop import Loop
 from constellation.fabric.main import raise_file_limit
+from constellation.fabric.notices import Notices
 from constellation.fabric.provision import Provision
 from constellation.fabric.relaying import Relaying
 from constellation.fabric.sending import whole_installation
@@ -133,15 +135,19 @@ class Daemon:
 
     Args:
         config: What the command said: address, advertise, name, mem, cpu, custom, labels, folder, credential, users,
-            plugins, plugin_options, lease, log_format, nodes (of the file, for a master); join, the master's address, where
-            the node can only dial out, in the place of address.
+            plugins, plugin_options, lease, drain_limit, watchdog, log_format, nodes (of the file, for a master); join, the
+            master's address, where the node can only dial out, in the place of address.
         keeper: Read end of the pipe by which the end of the keeper shows.
+        journal: Where it logs.
+        manager: To whom the keeper passes on what is for the service manager; None: there is none.
 
     Raises:
         ConstellationError: It cannot start; says why.
     """
 
-    def __init__(self, config: dict[str, Any], keeper: int) -> None:
+    def __init__(
+        self, config: dict[str, Any], keeper: int, journal: Journal, manager: socket.socket | None = None
+    ) -> None:
         self._config = config
         self._loop = loop = Loop()
         self._signals = Signals(loop)
@@ -149,7 +155,7 @@ class Daemon:
         joins = parse_address(config["join"]) if config["join"] is not None else None
         address = parse_address(config["address"]) if joins is None else joins
         kind = "node" if config["nodes"] is None else "master"
-        self._journal = Journal(config["log_format"], kind)
+        self._journal = journal
         self._plugins = make_plugin_manager(config["plugins"], config["plugin_options"], clock=time.monotonic)
         self._foreign = ForeignTransports(loop, self._plugins, kind, self._journal.write)
         entries = [NodeEntry(**_entry(fields)) for fields in config["nodes"] or ()]
@@ -206,9 +212,17 @@ class Daemon:
             self._foreign,
             groups=self._groups,
         )
+        journal.node = lambda: self._node.settings.name
         self._foreign.whose = lambda: f"node {self._node.settings.name}"
         if entrance is not None:
-            self._front = FrontDoor(loop, entrance, self._credential.preamble_keys, self._accepted, self._journal.write)
+            self._front = FrontDoor(loop, entrance, self._credential.preamble_keys, self._accepted, journal.write)
+        self._where = (
+            f"listens on {self._address}" if joins is None else f"dials the master at {joins}, and listens nowhere"
+        )
+        self._notices = Notices(loop, manager, config["watchdog"], self.status)
+        self._departure = Departure(
+            loop, self._node, config["drain_limit"], journal.write, self._notices.look, self._gone
+        )
         self._keeper = keeper
         loop.watch(keeper, self._on_keeper)
         self._node.examiner = Examiner(loop, Aside(loop), self._security, self._look, self._foreign)
@@ -219,10 +233,13 @@ class Daemon:
         self._relaying: Relaying | None = None
         if config["nodes"] is not None:
             self._become_master(entries, own)
-        where = f"listens on {self._address}" if joins is None else f"dials the master at {joins}, and listens nowhere"
-        self._journal.write(f"{where}, as {name!r}, with {self._node.settings.capacity}")
+        self._journal.write(f"{self._where}, as {name!r}, with {self._node.settings.capacity}")
         if joins is not None:
             JoinLine(loop, self._node, joins, self._credential, self._journal.write, self._foreign)
+        if self._bridge is None:
+            # Not only when it is in the fabric: a node may be started before its master, and what is ordered after it must
+            # not wait for another computer.
+            self._notices.ready()
 
     # Who dials us
 
@@ -234,9 +251,8 @@ class Daemon:
             self._node.link_accepted(sock, preamble, peer)
             return
         if preamble.purpose is not Purpose.DAEMON:
-            self._journal.write(
-                f"a client from {peer} is closed: it dialled a node, and bridges have a port of their own"
-            )
+            text = f"a client from {peer} is closed: it dialled a node, and bridges have a port of their own"
+            self._journal.write(text, level=WARNING, peer=peer)
             sock.close()
             return
         _Visitor(self, sock, peer)
@@ -320,7 +336,9 @@ class Daemon:
                     if number == signal.SIGCHLD:
                         self._reap()
                     elif number in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
-                        self._leave(signal.Signals(number).name)
+                        # Who presses Ctrl-C, or closes a terminal, does not want to wait.
+                        self._departure.asked(signal.Signals(number).name, at_once=number != signal.SIGTERM)
+                self._departure.look()
         finally:
             if self._groups is not None:
                 self._groups.close()
@@ -351,10 +369,35 @@ class Daemon:
                 if _user_of(os_pid) != os.getuid():
                     os.kill(os_pid, signal.SIGKILL)
 
-    def _leave(self, reason: str) -> None:
-        self._journal.write(f"ends, because of {reason}")
-        self._node.leave(f"it was stopped ({reason})")
+    def _gone(self) -> None:
+        if self._master is not None and len(self._master.nodes) > 1:
+            self._journal.write(
+                f"what runs on the other nodes goes on for the lease of {self._master.lease:g} s, and longer if a master "
+                "is started again by then",
+                level=WARNING,
+            )
+        self._notices.stopping()
         self._loop.call_later(_LEAVE_S, self._end)
+
+    def status(self) -> str:
+        """How it is, in one line."""
+        count = self._node.count
+        processes = f"{count} process{'' if count == 1 else 'es'}"
+        leaving = self._departure.describe()
+        if leaving:
+            return leaving
+        name = self._node.settings.name
+        if self._master is not None:
+            nodes = len(self._master.nodes)
+            return f"the master of {nodes} node{'' if nodes == 1 else 's'}, itself {name}, {processes}"
+        if not self._node.is_in:
+            return f"{self._where}, in no fabric now, {processes}"
+        return f"in the fabric as {name}, {processes}"
+
+    def bridge_listens(self, address: str) -> None:
+        """The bridge of this master is there."""
+        self._journal.write(f"a bridge listens on {address}")
+        self._notices.ready()
 
     def _on_keeper(self) -> None:
         if not os.read(self._keeper, 16):  # what it writes is that it is ready
@@ -386,21 +429,21 @@ class Daemon:
         remaining = (self._credential.expires - dt.datetime.now(dt.UTC)).total_seconds()
         return {**found, "credentials": [["node", self._credential.path, "ok", "", remaining]]}
 
-    def say(self, text: str) -> None:
-        """Write a line into the log."""
-        self._journal.write(text)
+    def say(self, text: str, peer: str) -> None:
+        """Write a line into the log that somebody should look at."""
+        self._journal.write(text, level=WARNING, peer=peer)
 
     def from_master(self, conduit: Conduit, message: trunk.TrunkMessage) -> None:
         """What has come from a peer that called itself a master."""
         if self._node.is_attached_to(conduit):
             self._node.on_message(message)
 
-    def lost(self, conduit: Conduit, reason: str) -> None:
+    def lost(self, conduit: Conduit, reason: str, peer: str) -> None:
         """A connection that was accepted has ended."""
         if self._node.is_attached_to(conduit):
             self._node.detach(conduit, reason)
         else:
-            self._journal.write(reason)
+            self._journal.write(reason, level=WARNING, peer=peer)
 
 
 class _Visitor:
@@ -408,6 +451,7 @@ class _Visitor:
 
     def __init__(self, daemon: Daemon, sock: socket.socket, peer: str) -> None:
         self._daemon = daemon
+        self._peer = peer
         self._role: Role | None = None
         self._line: BridgeLine | None = None
         self._guest: Guest | None = None
@@ -444,7 +488,7 @@ class _Visitor:
             if isinstance(message, trunk.Ready):
                 self._line = BridgeLine(self._conduit.send, self._conduit.close)
                 master.bridge_came(self._line, message)
-                self._daemon.say(f"a bridge listens on {message.address}")
+                self._daemon.bridge_listens(message.address)
             else:
                 master.on_bridge_message(message)
         elif isinstance(message, trunk.Come):
@@ -462,7 +506,8 @@ class _Visitor:
     def _come(self, message: trunk.Come) -> None:
         master = self._daemon.bridge_role
         if master is None:
-            self._daemon.say(f"node {message.name!r} wants to join here, and this node is no master: it is refused")
+            text = f"node {message.name!r} wants to join here, and this node is no master: it is refused"
+            self._daemon.say(text, self._peer)
             refuse(self._conduit, "it is no master: expected the address of the fabric's master")
         elif self._guest is None:
             self._guest = Guest(master, self._conduit, message)
@@ -474,7 +519,7 @@ class _Visitor:
         if self._line is not None and master is not None:
             master.bridge_left(self._line)
         if not self._is_trying:
-            self._daemon.lost(self._conduit, reason)
+            self._daemon.lost(self._conduit, reason, self._peer)
 
 
 class _NodeLine:
@@ -487,7 +532,7 @@ class _NodeLine:
         entry: NodeEntry,
         credential: NodeCredential,
         name: Callable[[], str],
-        log: Callable[[str], None],
+        log: Log,
         foreign: ForeignTransports,
     ) -> None:
         self._loop = loop
@@ -534,7 +579,7 @@ class _NodeLine:
         self._step = step
         if text != self._last:
             self._last = text
-            self._log(f"node {self._entry.title}: {text}")
+            self._log(f"node {self._entry.title}: {text}", level=WARNING, peer=str(self._entry.dialled))
         wait = _RETRY_S[min(self._attempts, len(_RETRY_S) - 1)]
         self._attempts += 1
         self._loop.call_later(wait, self._dial)
@@ -602,6 +647,7 @@ class _BridgeChild:
             "log_format": config["log_format"],
             "plugins": config["plugins"],
             "plugin_options": config["plugin_options"],
+            "node": journal.node(),
         }
         self._start()
 
@@ -620,7 +666,7 @@ class _BridgeChild:
         if os_pid == self.os_pid:
             self.os_pid = 0
             if not self._is_over:
-                self._journal.write("the bridge has ended: it is started again")
+                self._journal.write("the bridge has ended: it is started again", level=WARNING)
                 self._loop.call_later(0.5, self._start)
 
     def end(self) -> None:
@@ -635,24 +681,24 @@ class BridgeDaemon:
     """The bridge as a program.
 
     Args:
-        config: bind, master, credential, folder (the master's), log_format, plugins, plugin_options.
+        config: bind, master, credential, folder (the master's), plugins, plugin_options.
+        journal: Where it logs.
 
     Raises:
         ConstellationError: It cannot start; says why.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], journal: Journal) -> None:
         self._loop = loop = Loop()
         self._signals = Signals(loop)
         self._is_over = False
-        self._journal = Journal(config["log_format"], "bridge")
         bind = parse_address(config["bind"])
         self._master_address = parse_address(config["master"])
         self._credential = load_node(config["credential"], is_loopback=bind.is_loopback)
         plugins = make_plugin_manager(
             config["plugins"] if bind.url else (), config["plugin_options"] if bind.url else {}
         )
-        foreign = ForeignTransports(loop, plugins, "master", self._journal.write)
+        foreign = ForeignTransports(loop, plugins, "master", journal.write)
         entrance = entrance_at(bind, foreign)
         self._address = entrance.address
         self._role = Role(BRIDGE, self._address.as_name)
@@ -663,10 +709,10 @@ class BridgeDaemon:
             os.path.join(folder, "events"),
             lambda: self._credential.context(self._role, server=True),
             Depot(folder),
-            self._journal.write,
+            journal.write,
         )
         keys = {Purpose.DEPLOY: self._credential.preamble_keys[Purpose.DEPLOY]}
-        self._front = FrontDoor(loop, entrance, keys, self._bridge.accepted, self._journal.write)
+        self._front = FrontDoor(loop, entrance, keys, self._bridge.accepted, journal.write)
         self._conduit: Conduit | None = None
         self._dial()
 
@@ -795,32 +841,38 @@ def _entry(fields: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def serve(config: dict[str, Any], keeper: int) -> int:
+def serve(config: dict[str, Any], keeper: int, manager: socket.socket | None = None) -> int:
     """Blocks. Be a node, or a master.
 
     Args:
         config: As for `Daemon`.
         keeper: Read end of the keeper's pipe.
+        manager: As for `Daemon`.
 
     Returns:
         The exit code.
     """
     keeping.become_subreaper()
     raise_file_limit()
+    name = config["name"] or config["address"]
+    journal = Journal(config["log_format"], "master" if config["nodes"] is not None else "node", lambda: name)
+    journal.take_in()
     try:
-        return Daemon(config, keeper).run()
+        return Daemon(config, keeper, journal, manager).run()
     except ConstellationError as error:
-        sys.stderr.write(f"constellation: {error}\n")
+        journal.refuse(error)
         return 2 if isinstance(error, UsageError) else 3
 
 
 def _serve_bridge(config: dict[str, Any]) -> int:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG: it goes with the master
     raise_file_limit()
+    journal = Journal(config["log_format"], "bridge", lambda: config["node"])
+    journal.take_in()
     try:
-        return BridgeDaemon(config).run()
+        return BridgeDaemon(config, journal).run()
     except ConstellationError as error:
-        sys.stderr.write(f"constellation: the bridge: {error}\n")
+        journal.refuse(error)
         return 3
 
 

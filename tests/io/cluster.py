@@ -38,10 +38,17 @@ class Cluster:
         nodes: How many in all.
         lines: Lines for each node's entry in nodes.toml.
         lease: Seconds.
+        drain_limit: Seconds; 0, so that nothing waits at the end of a test.
     """
 
     def __init__(
-        self, folder: Path, leftovers: Leftovers, nodes: int = 2, lines: tuple[str, ...] = (), lease: float = 5.0
+        self,
+        folder: Path,
+        leftovers: Leftovers,
+        nodes: int = 2,
+        lines: tuple[str, ...] = (),
+        lease: float = 5.0,
+        drain_limit: float = 0.0,
     ) -> None:
         self.folder = folder
         self.environment = {
@@ -51,6 +58,7 @@ class Cluster:
         }
         self.mark = leftovers.mark
         self.lease = lease
+        self.drain_limit = drain_limit
         bridge, *self.ports = free_ports(nodes + 1)
         self.addresses = [f"127.0.0.1:{port}" for port in self.ports]
         self.bridge = f"127.0.0.1:{bridge}"
@@ -78,7 +86,7 @@ class Cluster:
         )
         with open(self.folder / f"{name}.log", "ab") as log:
             daemon = subprocess.Popen(
-                [*self.command_on(name), *command, *options],
+                [*self.command_on(name), *command, "--drain-limit", str(self.drain_limit), *options],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stderr=log,

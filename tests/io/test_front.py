@@ -44,7 +44,7 @@ class House:
             listen(LOOPBACK),
             self.keys,
             lambda *each: self.accepted.append(each),
-            self.lines.append,
+            lambda line, **_about: self.lines.append(line),
             limits or Limits(),
         )
 

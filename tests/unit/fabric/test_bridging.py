@@ -49,7 +49,7 @@ def loop() -> Iterator[Loop]:
 @pytest.fixture
 def bridge(tmp_path: Path, loop: Loop) -> Iterator[Bridge]:
     """Without a master and without clients."""
-    made = Bridge(loop, str(tmp_path), lambda: None, None, lambda _line: None)  # type: ignore[arg-type]
+    made = Bridge(loop, str(tmp_path), lambda: None, None, lambda _line, **_about: None)  # type: ignore[arg-type]
     yield made
     for kept in made._kept.values():
         kept.spool.remove()

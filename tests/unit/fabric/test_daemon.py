@@ -69,7 +69,7 @@ def node() -> tuple[NodeDaemon, Files]:
     """A node that runs nothing as yet."""
     files = Files()
     settings = Settings("n1", Address("127.0.0.1", 5000), Resources(mem=100, cpu=1), (), "/nowhere", "0.1.0", [])
-    return NodeDaemon(Loop(), settings, None, files, lambda _line: None), files  # type: ignore[arg-type]
+    return NodeDaemon(Loop(), settings, None, files, lambda _line, **_about: None), files  # type: ignore[arg-type]
 
 
 def _join(daemon: NodeDaemon, master: Master) -> None:
