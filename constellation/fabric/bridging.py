@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 REJOIN_S: Final = 30.0
 """For a client to come back after the bridge was started again, before it counts as gone."""
 
+BACK_S: Final = 3.0
+"""For a client to come back after its connection broke: a proxy on the way is started again in less."""
+
 READ_KEPT_S: Final = 60.0
 """How long the events of a deployment that is over stay when its client has read them all."""
 KEPT_S: Final = 7 * 86400.0
@@ -340,8 +343,9 @@ class Bridge:
             return
         kept = self._kept.get(client.watching)
         if kept is not None and kept.spool.code is None:
-            kept.has_client = False
-            self._tell_master(trunk.Lost(client.watching))
+            name = client.watching
+            kept.has_client = any(each.watching == name and each.is_lasting for each in self._clients.values())
+            self._loop.call_later(BACK_S, lambda: self._check_client(name))
 
     def _on_message(self, client: _Client, message: trunk.ClientMessage) -> None:
         match message:

@@ -16,7 +16,10 @@ PAGE = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
 
 def test_nodes_file_of_the_page_is_read_and_its_table_has_every_key() -> None:
     """What somebody copies works, and nothing is left unsaid."""
-    (block,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    block, of_urls = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (reached,) = nodesfile.read(of_urls, "page").nodes
+    assert reached.advertise is not None
+    assert reached.advertise.url == "wss://nodes.example.org/n1"
     first, second = nodesfile.read(block, "page").nodes
     assert (first.mem, first.cpu, second.name, second.ssh) == (100 << 30, 16_000_000, "big", "user@big.example")
     assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE) == sorted(

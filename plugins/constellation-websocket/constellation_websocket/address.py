@@ -28,7 +28,7 @@ def read(address: str, path: str, *, secure: bool = False) -> Place:
     """Read an address.
 
     Args:
-        address: ``host:port``, ``ws://host:port/path`` or ``wss://host/path``.
+        address: ``host:port``, ``host:port/path``, ``ws://host:port/path`` or ``wss://host/path``.
         path: Of an address that has none.
         secure: Whether one without a scheme means TLS.
 

@@ -163,3 +163,22 @@ def test_what_clients_send_while_there_is_no_master_is_bounded(bridge: Bridge, m
     bridge._on_message(client, trunk.Interrupt(NAME, 2))
     assert conduit.is_closed
     assert [each for each in Master(bridge).told if isinstance(each, trunk.Interrupt)] == [trunk.Interrupt(NAME, 2)] * 3
+
+
+def test_a_client_whose_connection_broke_may_come_back(
+    bridge: Bridge, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy on the way that is started again ends no deployment; who does not come back does."""
+    monkeypatch.setattr(bridging, "BACK_S", 0.0)
+    master = Master(bridge)
+    first = _client(bridge, 1)
+    first.is_lasting = True
+    bridge.on_master_message(trunk.Accepted(1, NAME))
+    bridge._ended(first, "")
+    second = _client(bridge, 2)
+    bridge._attach(second, NAME, 0, is_lasting=True)
+    loop.step(0.5)
+    assert not [each for each in master.told if isinstance(each, trunk.Lost)]
+    bridge._ended(second, "")
+    loop.step(0.5)
+    assert [each for each in master.told if isinstance(each, trunk.Lost)] == [trunk.Lost(NAME)]
