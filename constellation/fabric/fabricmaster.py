@@ -10,6 +10,7 @@ what ran there has been killed by then (daemon.py), and its work is given to oth
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -695,7 +696,7 @@ class FabricMaster:
     def _answer(self, client: int, kind: str, argument: str, owner: str) -> None:
         match kind:
             case "nodes":
-                rows = [self._row_of(record) for record in self.nodes.values()]
+                rows = [self._row_of(record) for record in sorted(self.nodes.values(), key=_order)]
             case "doctor":
                 self._examine(client)
                 return
@@ -792,6 +793,11 @@ class _Relay:
         """Expect a link no longer."""
         if self._master.relaying is not None:
             self._master.relaying.withdraw(order)
+
+
+def _order(record: NodeRecord) -> list[Any]:
+    """By name, and n10 after n9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", record.name)]
 
 
 def _processes(deployment: Deployment) -> list[list[Any]]:
