@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 BEATS: Final = 10
 """How often in a lease a node is asked whether it is there: its answer must be confirmed by a later one."""
 
-MARGIN_S: Final = 1.0
-"""What the master waits beyond the lease before it gives a silent node's work to others."""
+MARGIN_S: Final = 0.7
+"""What the master waits beyond the lease before it gives a silent node's work to others: a monitor process ends by a timer of
+its own when the lease does, so this is for clocks that differ in speed and for processes that die slowly."""
 
 _LAST_WORDS_S: Final = 0.2
 """After the last node has come back: for what it says next."""
