@@ -188,6 +188,12 @@ class Fabric:
         running.communicate()
         return line, took
 
+    def keeper_of(self, node: int) -> int:
+        """OS pid of the keeper of a node, by its number: that is given in the order of joining."""
+        log = (self._folder / "n1.log").read_text()
+        at = next(at for at in range(len(self.daemons)) if f"node {node} 'n{at + 1}'" in log)
+        return self.daemons[at].pid
+
     def stop(self) -> None:
         """Stop all daemons."""
         for daemon in self.daemons:
@@ -216,8 +222,8 @@ def lost(fabric: Fabric) -> float:
     """Kill a node; the seconds until its process is known to be lost."""
     running = fabric.deploy(WATCHED)
     assert running.stdout is not None
-    node = int(running.stdout.readline())
-    with open(f"/proc/{fabric.daemons[node - 1].pid}/task/{fabric.daemons[node - 1].pid}/children") as file:
+    keeper = fabric.keeper_of(int(running.stdout.readline()))
+    with open(f"/proc/{keeper}/task/{keeper}/children") as file:
         daemon = int(file.read().split()[0])
     began = time.time()
     os.kill(daemon, 9)
