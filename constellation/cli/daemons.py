@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -17,6 +19,7 @@ from constellation.cli.run import read_capacity
 from constellation.core.address import parse_address
 from constellation.core.errors import ConstellationError, UsageError
 from constellation.core.finding import refuse_unknown
+from constellation.core.gauges import EXPECTED as METRICS_EXPECTED
 from constellation.core.leaving import DRAIN_LIMIT
 from constellation.core.role import NAME_RULE, is_name
 from constellation.fabric.journal import ERROR, FORMATS, Journal
@@ -59,6 +62,11 @@ def _daemon_options(function: Any) -> Any:
             default=DRAIN_LIMIT,
             show_default=True,
             help="How long what runs may go on after SIGTERM, before it is asked to end; 0: not at all.",
+        ),
+        click.option(
+            "--metrics",
+            metavar="ADDR",
+            help="Serve Prometheus metrics at ADDR, on loopback (127.0.0.1:9464); needs prometheus-client.",
         ),
         click.option("--log-format", type=click.Choice(FORMATS), default="text", help="How it logs on stderr."),
     ):
@@ -218,12 +226,35 @@ def _config(context: click.Context, address: str, options: dict[str, Any], nodes
         "plugin_options": dict(shared.plugin_options),
         "log_format": options["log_format"],
         "drain_limit": options["drain_limit"],
+        "metrics": _checked_metrics(options["metrics"]),
         "nodes": nodes,
         "file": "",
         "lease": 5.0,
         "scheduler": None,
         "bridge_bind": None,
     }
+
+
+def _checked_metrics(text: str | None) -> str | None:
+    """See that metrics can be served there, before anything is started.
+
+    Raises:
+        UsageError: They cannot; says what to do.
+    """
+    if text is None:
+        return None
+    try:
+        address = parse_address(text)
+    except UsageError as error:
+        raise UsageError(f"cannot serve metrics: {error}") from error
+    if address.url or not address.is_loopback:
+        raise UsageError(f"cannot serve metrics at {text}: {METRICS_EXPECTED}")
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise UsageError(
+            "cannot serve metrics: the package prometheus-client is not installed in this Python: "
+            f"{shlex.quote(sys.executable)} -m pip install prometheus-client"
+        )
+    return text
 
 
 def serve(config: dict[str, Any]) -> int:

@@ -192,6 +192,11 @@ class Relays:
             effects.append(Failed(found.order, f"{here} reached the relay within {ORDER_S:g} s"))
         return effects
 
+    @property
+    def count(self) -> int:
+        """How many links are joined now."""
+        return len(self._joined)
+
     def count_of(self, node_id: int) -> int:
         """How many links of a node are relayed now."""
         return sum(node_id in order.nodes for order in self._joined.values())

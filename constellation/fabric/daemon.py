@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from constellation.core import trunk
 from constellation.core.address import Address, parse_address
+from constellation.core.gauges import Tally
 from constellation.core.preamble import Preamble, Purpose
 from constellation.core.resources import Resources
 from constellation.core.settings import GRACE
@@ -121,6 +122,9 @@ class NodeDaemon:
     ) -> None:
         self._groups = groups
         self.node_id = 0
+        self.tally = Tally()
+        self.closed_links = 0
+        """Links that nobody here was meant by."""
         self._master = b""
         self.settings = settings
         self._loop = loop
@@ -184,6 +188,21 @@ class NodeDaemon:
     def is_leaving(self) -> bool:
         """Whether it has told the master that it stops."""
         return self._is_leaving
+
+    @property
+    def heard(self) -> float:
+        """When the last answer was sent that the master is known to have heard, by the clock of the loop."""
+        return self._heard
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing more is to be placed here, because it is to end."""
+        return bool(self._draining)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The deployments that are here."""
+        return list(self._parts.values())
 
     @property
     def is_busy(self) -> bool:
@@ -331,7 +350,7 @@ class NodeDaemon:
         if deployment in self._parts:
             return
         self._gone_parts.pop(deployment, None)
-        part = self._parts[deployment] = Part(self._loop, deployment, specification, self._up, self._gone)
+        part = self._parts[deployment] = Part(self._loop, deployment, specification, self._up, self._gone, self.tally)
         self._files.prepare(part, lambda config: self._begin(part, config), lambda text: self._fail(part, text))
 
     def _begin(self, part: Part, config: dict[str, Any]) -> None:
@@ -401,7 +420,9 @@ class NodeDaemon:
             self._forget(part)
 
     def _forget(self, part: Part) -> None:
-        self._parts.pop(part.deployment, None)
+        if self._parts.pop(part.deployment, None) is part:
+            for _ in part.begun:  # what ran is killed, and nobody tells how it ends
+                self.tally.ended(None, None)
         part.end()
         if not part.os_pid:
             self._files.forget(part)
@@ -550,6 +571,7 @@ class NodeDaemon:
                     )
                 return
         self._log(f"a link from {peer} is closed: no process of that name runs here", level=WARNING, peer=peer)
+        self.closed_links += 1
         sock.close()
 
 

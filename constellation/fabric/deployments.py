@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from constellation.core import events, messages, trunk
 from constellation.core.fitting import Made
+from constellation.core.gauges import Tally
 from constellation.core.lifecycle import Ending, EndingEvent, Interrupted, Lost, Terminated
 from constellation.core.output import run_exit_code
 from constellation.core.pid import Pid
@@ -55,6 +56,7 @@ class Events:
         acknowledge: Tells a node the number up to which its messages may be forgotten.
         news: Tells the plugins.
         program: The command line of the program.
+        tally: Counts what happens on the whole fabric.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Events:
         acknowledge: Callable[[int, int], None],
         news: Callable[..., None],
         program: list[Any],
+        tally: Tally,
     ) -> None:
         self.ends: dict[tuple[int | None, str | None], ExitStatus] = {}
         self.count = 0
@@ -70,6 +73,7 @@ class Events:
         self._acknowledge = acknowledge
         self._news = news
         self._program = program
+        self._tally = tally
         self._kept: deque[tuple[int, list[Any], int, int]] = deque()
         self._handled: dict[int, int] = {}
         """By node: the last of its messages that has been handled."""
@@ -135,10 +139,16 @@ class Events:
         """Whether the bridge has all of them."""
         return not self._kept
 
+    @property
+    def waiting(self) -> int:
+        """How many the bridge has not stored yet."""
+        return len(self._kept)
+
     # The coordinator's chronicle
 
     def spawned(self, member: Member) -> None:
         """A process runs."""
+        self._tally.spawns += 1
         if member.parent is None:
             self._news("deployment_started", first=member.pid, program=[str(each) for each in self._program])
         self._news(
@@ -161,6 +171,7 @@ class Events:
 
     def exited(self, status: ExitStatus) -> None:
         """A process has ended."""
+        self._tally.ended(status.code, status.signal)
         self.ends.setdefault((status.code, status.signal), status)
         self._news("process_exited", status=status)
         self.write(events.exited(time.time(), status))
@@ -204,6 +215,9 @@ class FabricRoom(Room, Protocol):
 
 class Ways(Protocol):
     """What a deployment needs of the master."""
+
+    @property
+    def tally(self) -> Tally: ...
 
     def room(self, deployment: Deployment) -> FabricRoom: ...
 
@@ -358,6 +372,7 @@ class Deployment:
             lambda node_id, number: ways.acknowledge(node_id, name, number),
             ways.news,
             specification.program,
+            ways.tally,
         )
         self._fits = Fits(specification, shown(specification.program))
         self._like: trunk.Like | None = None

@@ -20,6 +20,7 @@ from constellation.core import events, trunk
 from constellation.core.contracts import NodeView
 from constellation.core.errors import DeployError
 from constellation.core.fitting import Installation
+from constellation.core.gauges import Tally
 from constellation.core.pid import Pid
 from constellation.core.placement import Displaced, Effect, Placed, Placement, Queued, RefusedDemand
 from constellation.core.resources import Resources, format_amount, format_mem
@@ -246,6 +247,11 @@ class FabricMaster:
         log: Log,
     ) -> None:
         self.nodes: dict[int, NodeRecord] = {}
+        self.tally = Tally()
+        self.lost = 0
+        """How often a node was given up, or has left."""
+        self.sent = 0
+        """Deployments so far."""
         self.own: NodeRecord | None = None
         """The node of the master's own process, which is in before any other."""
         self.relaying: Relaying | None = None
@@ -426,6 +432,7 @@ class FabricMaster:
             record.trunk.close()
             record.trunk = None
         del self.nodes[record.id]
+        self.lost += 1
         if self.relaying is not None:
             self.relaying.node_lost(record.id)
         if record.on_lost is not None:
@@ -630,6 +637,11 @@ class FabricMaster:
 
     # The bridge
 
+    @property
+    def has_bridge(self) -> bool:
+        """Whether a bridge is connected."""
+        return self._bridge is not None
+
     def bridge_came(self, line: BridgeLine, message: trunk.Ready) -> None:
         """A bridge is there; it says what it has."""
         self._bridge = line
@@ -689,6 +701,7 @@ class FabricMaster:
         name = os.urandom(trunk.DEPLOYMENT_BYTES)
         deployment = Deployment(self._loop, self, name, specification)
         self.deployments[name] = deployment
+        self.sent += 1
         self._tell_bridge(trunk.Accepted(client, name))
         text = f"deployment {name.hex()[:7]} of {specification.owner}: {' '.join(map(str, specification.program))}"
         self._log(text, deployment=name)

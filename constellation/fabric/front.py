@@ -304,9 +304,12 @@ class RefusalLog:
         self._hosts: dict[str, int] = {}
         self._others = 0
         self._timer: Timer | None = None
+        self.count = 0
+        """Of all so far."""
 
     def add(self, peer: Address, reason: str) -> None:
         """Somebody was refused."""
+        self.count += 1
         count = self._hosts.get(peer.host)
         if count is not None:
             self._hosts[peer.host] = count + 1

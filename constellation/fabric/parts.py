@@ -23,6 +23,7 @@ import msgpack
 import pluggy
 
 from constellation.core import trunk
+from constellation.core.gauges import Tally
 from constellation.core.interpreter import preface
 from constellation.core.resources import Resources
 from constellation.core.trunk import Specification
@@ -74,6 +75,7 @@ class Part:
         specification: What it is.
         on_message: Called with each `Kept` as it comes.
         on_gone: Called once when the monitor process has ended without having been told to.
+        tally: Counts what happens here.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Part:
         specification: Specification,
         on_message: Callable[[Part, Kept], None],
         on_gone: Callable[[Part, str], None],
+        tally: Tally,
     ) -> None:
         self.deployment = deployment
         self.specification = specification
@@ -105,6 +108,7 @@ class Part:
         self._loop = loop
         self._on_message = on_message
         self._on_gone = on_gone
+        self._tally = tally
         self._number = 0
         self._kept_bytes = 0
         self._waiting: list[tuple[trunk.StationMessage, bytes]] = []
@@ -290,6 +294,7 @@ class Part:
         self._number += 1
         if isinstance(message, trunk.Reached | trunk.Missed):
             self._is_trying = False
+        self._count(message)
         self.ledger.up(self._number, message, payload)
         kept = Kept(self._number, trunk.STATION.fields_of(message), payload, _size(message, payload))
         self.kept.append(kept)
@@ -297,6 +302,22 @@ class Part:
         if self._kept_bytes > MOST_KEPT and self._packets is not None:
             self._packets.pause()
         self._on_message(self, kept)
+
+    def _count(self, message: trunk.StationMessage) -> None:
+        match message:
+            case trunk.Wrote(_, fd, data):
+                self._tally.wrote(fd, len(data))
+            case trunk.Began():
+                self._tally.spawns += 1
+            case trunk.Over(_, status):
+                self._tally.ended(*status[1:3])
+            case _:
+                pass
+
+    @property
+    def kept_bytes(self) -> int:
+        """About how much is kept for the master."""
+        return self._kept_bytes
 
     def acknowledged(self, number: int) -> None:
         """Forget what the master has."""

@@ -65,6 +65,11 @@ class Relaying:
         """A node has gone: no end of its links would come from there."""
         self._carry_out(self._relays.forget(lambda order: node_id in order.nodes))
 
+    @property
+    def count(self) -> int:
+        """How many links are relayed now."""
+        return self._relays.count
+
     def count_of(self, node_id: int) -> int:
         """How many links of a node are relayed now."""
         return self._relays.count_of(node_id)

@@ -53,6 +53,7 @@ from constellation.fabric.loop import Loop
 from constellation.fabric.main import raise_file_limit
 from constellation.fabric.notices import Notices
 from constellation.fabric.provision import Provision
+from constellation.fabric.readings import Reading, read
 from constellation.fabric.relaying import Relaying
 from constellation.fabric.sending import whole_installation
 from constellation.fabric.signals import Signals, ended_children
@@ -135,8 +136,8 @@ class Daemon:
 
     Args:
         config: What the command said: address, advertise, name, mem, cpu, custom, labels, folder, credential, users,
-            plugins, plugin_options, lease, drain_limit, watchdog, log_format, nodes (of the file, for a master); join, the
-            master's address, where the node can only dial out, in the place of address.
+            plugins, plugin_options, lease, drain_limit, watchdog, log_format, metrics (where to serve them, or None), nodes (of
+            the file, for a master); join, the master's address, where the node can only dial out, in the place of address.
         keeper: Read end of the pipe by which the end of the keeper shows.
         journal: Where it logs.
         manager: To whom the keeper passes on what is for the service manager; None: there is none.
@@ -214,6 +215,9 @@ class Daemon:
         )
         journal.node = lambda: self._node.settings.name
         self._foreign.whose = lambda: f"node {self._node.settings.name}"
+        self._front: FrontDoor | None = None
+        self._refused = {"preamble": 0, "handshake": 0}
+        """Connections that were closed behind the front door, by the step."""
         if entrance is not None:
             self._front = FrontDoor(loop, entrance, self._credential.preamble_keys, self._accepted, journal.write)
         self._where = (
@@ -234,6 +238,11 @@ class Daemon:
         if config["nodes"] is not None:
             self._become_master(entries, own)
         self._journal.write(f"{self._where}, as {name!r}, with {self._node.settings.capacity}")
+        if config["metrics"] is not None:
+            from constellation.fabric.pages import Pages  # late: it imports a package that need not be there
+
+            self._pages = Pages(loop, parse_address(config["metrics"]), self._reading)
+            self._journal.write(f"metrics are at http://{self._pages.address}/metrics")
         if joins is not None:
             JoinLine(loop, self._node, joins, self._credential, self._journal.write, self._foreign)
         if self._bridge is None:
@@ -253,6 +262,7 @@ class Daemon:
         if preamble.purpose is not Purpose.DAEMON:
             text = f"a client from {peer} is closed: it dialled a node, and bridges have a port of their own"
             self._journal.write(text, level=WARNING, peer=peer)
+            self._refused["preamble"] += 1
             sock.close()
             return
         _Visitor(self, sock, peer)
@@ -429,6 +439,17 @@ class Daemon:
         remaining = (self._credential.expires - dt.datetime.now(dt.UTC)).total_seconds()
         return {**found, "credentials": [["node", self._credential.path, "ok", "", remaining]]}
 
+    def _reading(self) -> Reading:
+        """How it is, for its metrics."""
+        refused = {**self._refused, "link": self._node.closed_links}
+        if self._front is not None:
+            refused["preamble"] += self._front.refusals.count
+        return read(self._node, self._master, refused, self._loop.now())
+
+    def refused_handshake(self) -> None:
+        """A peer was refused before it was known who it is."""
+        self._refused["handshake"] += 1
+
     def say(self, text: str, peer: str) -> None:
         """Write a line into the log that somebody should look at."""
         self._journal.write(text, level=WARNING, peer=peer)
@@ -518,6 +539,8 @@ class _Visitor:
             return
         if self._line is not None and master is not None:
             master.bridge_left(self._line)
+        if self._role is None:
+            self._daemon.refused_handshake()
         if not self._is_trying:
             self._daemon.lost(self._conduit, reason, self._peer)
 
