@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,7 @@ from constellation.fabric.bundle import most_outline_chunks
 from constellation.fabric.conduit import Conduit
 from constellation.fabric.journal import WARNING
 from constellation.fabric.spool import Spool
+from constellation.fabric.store import FULL
 
 if TYPE_CHECKING:
     import socket
@@ -59,6 +61,12 @@ MOST_WAITING: Final = 4096
 
 _OWN_FRAME: Final = 2 << 20
 """Bytes of a client's message beside the list of its manifest's chunks: arguments and variables have 1 MiB at most."""
+
+_BESIDE: Final = 0
+"""Number of what a client is told beside the events."""
+
+_INCOMING: Final = "incoming-"
+"""Before the name of a folder for a deployment that has none yet."""
 
 _WAIT_FOR_MASTER_S: Final = 10.0
 """For a fabric that is still forming."""
@@ -102,6 +110,8 @@ class _Client:
         """Until it must have sent the next one."""
         self.typed = 0
         """Bytes of stdin that it has sent and no process has taken."""
+        self.folder = ""
+        """For the events of the deployment that it has asked for."""
 
     def send(self, message: trunk.ClientMessage) -> None:
         """Send a message, if it is still there."""
@@ -117,6 +127,8 @@ class _Kept:
         self.owner = ""
         self.is_attached = False
         self.has_client = False
+        self.trouble = ""
+        """Why events cannot be kept now."""
         self.release = _nothing
         """Lets the chunks of its files go: nodes may ask for them as long as it runs."""
 
@@ -158,6 +170,8 @@ class Bridge:
         for name in os.listdir(folder):
             if len(name) == 2 * trunk.DEPLOYMENT_BYTES:
                 self._take_up(bytes.fromhex(name))
+            elif name.startswith(_INCOMING):
+                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
     def _take_up(self, name: bytes) -> None:
         """Read what a former bridge has kept; whose it is stands beside it."""
@@ -258,21 +272,52 @@ class Bridge:
 
     def _accepted(self, number: int, name: bytes) -> None:
         client = self._clients.get(number)
-        folder = os.path.join(self._folder, name.hex())
-        kept = self._kept[name] = _Kept(Spool(folder))
-        if client is None:  # it has gone meanwhile
+        if client is None:  # it has gone meanwhile, and nobody can ask for the events
             self._tell_master(trunk.Lost(name))
             return
         client.asked = None
+        folder = os.path.join(self._folder, name.hex())
+        try:
+            os.rename(client.folder, folder)
+            kept = self._kept[name] = _Kept(Spool(folder))
+        except OSError as error:
+            self._tell_master(trunk.Lost(name))
+            client.send(trunk.Refusal(number, self._no_room(error), REFUSED))
+            return
+        client.folder = ""
         kept.owner, kept.is_attached = client.owner, client.is_lasting
-        with open(os.path.join(folder, "owner"), "w", encoding="utf-8") as file:
-            file.write(f"{kept.owner}\n{'attached' if kept.is_attached else 'detached'}")
-        with open(os.path.join(folder, "manifest"), "wb") as file:
-            file.write(msgpack.packb(client.manifest))
         kept.release, client.release = client.release, _nothing
         client.send(trunk.Accepted(number, name))
         if kept.is_attached:
             self._watch(client, name, 0, is_lasting=True)
+
+    def _make_folder(self, client: _Client) -> None:
+        """Make the folder of a deployment before it is one: where that fails nothing has run.
+
+        Raises:
+            OSError: Such as on a full disk; nothing is left.
+        """
+        self._remove_folder(client)
+        client.folder = os.path.join(self._folder, f"{_INCOMING}{client.number}")
+        try:
+            os.mkdir(client.folder, 0o700)
+            with open(os.path.join(client.folder, "owner"), "w", encoding="utf-8") as file:
+                file.write(f"{client.owner}\n{'attached' if client.is_lasting else 'detached'}")
+            with open(os.path.join(client.folder, "manifest"), "wb") as file:
+                file.write(msgpack.packb(client.manifest))
+        except OSError:
+            self._remove_folder(client)
+            raise
+
+    @staticmethod
+    def _remove_folder(client: _Client) -> None:
+        if client.folder:
+            shutil.rmtree(client.folder, ignore_errors=True)
+            client.folder = ""
+
+    def _no_room(self, error: OSError) -> str:
+        mend = "; make room on that disk, and deploy again" if error.errno in FULL else ""
+        return f"the bridge cannot keep what the program would print in {self._folder}: {error.strerror}{mend}"
 
     def _event(self, message: trunk.Event) -> None:
         name, number, fields, node_id, source = message
@@ -289,7 +334,9 @@ class Bridge:
             text = f"the events of {name.hex()[:7]} cannot be kept in {self._folder}: {error.strerror}; tried again"
             self._log(text, level=WARNING, deployment=name)
             self._loop.call_later(DISK_RETRY_S, self._renew)
+            self._say_trouble(name, kept, error)
             return
+        kept.trouble = ""
         self._tell_master(trunk.Stored(name, number))
         for client in self._clients.values():
             if client.watching == name:
@@ -298,6 +345,19 @@ class Bridge:
             kept.release()
             kept.release = _nothing
             self._loop.call_later(KEPT_S, lambda: self._forget(name))
+
+    def _say_trouble(self, name: bytes, kept: _Kept, error: OSError) -> None:
+        """Tell who watches why nothing comes, once until it goes on."""
+        if kept.trouble:
+            return
+        mend = ": make room on that disk" if error.errno in FULL else ""
+        kept.trouble = (
+            f"constellation: the bridge cannot keep the output in {self._folder}: {error.strerror}; "
+            f"nothing is lost, and it waits until that is possible{mend}\n"
+        )
+        for client in self._clients.values():
+            if client.watching == name:
+                client.send(trunk.Event(name, _BESIDE, ["words", kept.trouble], 0, 0))
 
     # Clients
 
@@ -337,6 +397,7 @@ class Bridge:
         self._stop_waiting(client)
         client.release()
         client.release = _nothing
+        self._remove_folder(client)
         if client.watching is None or not client.is_lasting:
             if not client.owner or reason.endswith("it is cut off"):
                 self._log(reason, level=WARNING, peer=client.peer)
@@ -421,6 +482,13 @@ class Bridge:
             self._log(f"{client.moved} bytes of files came from {client.owner}", peer=client.peer)
         client.manifest = specification.manifest
         client.is_lasting = not is_detached
+        try:
+            self._make_folder(client)
+        except OSError as error:
+            text = self._no_room(error)
+            self._log(f"a program of {client.owner} is refused: {text}", level=WARNING, peer=client.peer)
+            client.send(trunk.Refusal(0, text, REFUSED))
+            return
         owned = specification._replace(owner=client.owner)
         self._ask_master(client, trunk.Deploy(client.number, list(owned), is_detached))
 
@@ -484,6 +552,8 @@ class Bridge:
         if gone > 0:
             text = f"constellation: {gone} events before this are no longer kept: nobody had read them in time\n"
             client.send(trunk.Event(name, kept.spool.first - 1, ["words", text], 0, 0))
+        if kept.trouble:
+            client.send(trunk.Event(name, _BESIDE, ["words", kept.trouble], 0, 0))
         self._feed(client)
 
     def _feed(self, client: _Client) -> None:

@@ -289,6 +289,9 @@ class Client:
             self._deploy()
 
     def _event(self, number: int, fields: list[Any]) -> None:
+        if number == 0:  # the bridge's own word, beside the events
+            self._put(events.render(self._renderer, fields))
+            return
         if number <= self._shown:
             return
         self._shown = number

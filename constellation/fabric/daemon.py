@@ -390,9 +390,10 @@ class NodeDaemon:
             part.living.clear()
             self._gone(part, text)
         elif not part.is_over:
-            part.tell(trunk.Missed(text, b""))
+            named = f"on {self.settings.name}: {text}"
+            part.tell(trunk.Missed(named, b""))
             for key in list(part.living):
-                part.tell(trunk.NotBegun(key, text))
+                part.tell(trunk.NotBegun(key, named))
             part.living.clear()
             self._gone(part, text)
 

@@ -130,7 +130,8 @@ class Spool:
     def _begin_segment(self, number: int) -> None:
         if self._file is not None:
             self._file.close()
-        self._file = open(self._path(number), "wb", buffering=0)  # noqa: SIM115  # kept open
+        # To its end, wherever that is: behind what a full disk took only in part there must be no hole.
+        self._file = open(self._path(number), "ab", buffering=0)  # noqa: SIM115  # kept open
         self._segments.append((number, 0))
         if len(self._segments) == 1:
             self.first = number

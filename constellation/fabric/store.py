@@ -33,7 +33,8 @@ from constellation.core.errors import DeployError
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk on which room can be made."""
 _STALE_S = 3600.0
 """A chunk takes milliseconds to be written: what lies beside its place for an hour was left by somebody who died."""
 _PART = ".part"
@@ -379,6 +380,6 @@ def _as_deploy_error(what: str) -> Iterator[None]:
 
 
 def _deploy_error(what: str, error: OSError) -> DeployError:
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return DeployError(f"{what}: {error.strerror}; make room on that disk, and deploy again")
     return DeployError(f"{what}: {error.strerror}{'' if error.filename is None else f' ({error.filename!r:.200})'}")

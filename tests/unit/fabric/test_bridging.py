@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def bridge(tmp_path: Path, loop: Loop) -> Iterator[Bridge]:
 def _client(bridge: Bridge, number: int) -> bridging._Client:
     client = bridge._clients[number] = bridging._Client(number)
     client.owner = "somebody"
+    bridge._make_folder(client)
     return client
 
 
@@ -182,3 +184,21 @@ def test_a_client_whose_connection_broke_may_come_back(
     bridge._ended(second, "")
     loop.step(0.5)
     assert [each for each in master.told if isinstance(each, trunk.Lost)] == [trunk.Lost(NAME)]
+
+
+def test_what_a_full_disk_took_in_part_leaves_no_hole(tmp_path: Path) -> None:
+    """In the first segment, which was begun just before: all that is kept later is read, also after a start."""
+    spool = Spool(str(tmp_path / "spool"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        spool.append(1, ["words", "x" * 50])
+        with pytest.raises(OSError, match="No space left"):
+            spool.append(2, ["words", "y" * 50])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    spool.append(2, ["words", "z"])
+    spool.append(3, ["words", "end"])
+    for each in (spool, Spool(spool.folder)):
+        assert [fields[1] for _, fields in each.after(1)[0]] == ["z", "end"]
+    spool.remove()
